@@ -1,0 +1,282 @@
+"""The command line: `python -m hfjax_demo generate | inspect | models`.
+
+JSON goes to stdout alone; text streams to stdout where no JSON is asked for; progress and logs go to stderr. An expected
+failure prints one line and exits 2. Imports torch and JAX only once a command needs them, so `--help` is instant. Knows
+nothing of how anything is computed.
+"""
+
+import argparse
+import contextlib
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from hfjax_demo import __version__
+from hfjax_demo.catalog import DEFAULT_MODEL
+from hfjax_demo.errors import HfJaxDemoError, InvalidRequestError
+from hfjax_demo.events import (
+    CompilingEvent,
+    Event,
+    FinishedEvent,
+    LoadingEvent,
+    RunRecord,
+    StartedEvent,
+    StepEvent,
+    to_dict,
+)
+from hfjax_demo.kv_shapes import DTYPE_BYTES
+from hfjax_demo.requests import ExecutionMode, GenerationRequest
+from hfjax_demo.settings import Settings
+
+EXPECTED_FAILURE = 2
+INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        arguments: without the program's name; None means the process's own.
+
+    Returns:
+        The exit status: 0, 2 for an expected failure, 130 when interrupted.
+    """
+    logging.basicConfig(level=os.environ.get("HFJAX_DEMO_LOG_LEVEL", "WARNING"), stream=sys.stderr)
+    try:
+        options = _parser().parse_args(arguments)
+        status: int = options.run(options)
+        return status
+    except HfJaxDemoError as err:
+        print(f"error: {err}", file=sys.stderr)
+        return EXPECTED_FAILURE
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output went away, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes it once more at exit
+        return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are this project's: one line, exit 2."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises instead of printing the usage."""
+        raise InvalidRequestError(f"{message}. See `{self.prog} --help`.")
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a whole number but is {text!r}") from None
+
+
+def _real(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number but is {text!r}") from None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="python -m hfjax_demo", description="Hugging Face models on JAX through torchax, made visible.")
+    parser.add_argument("--version", action="version", version=f"hfjax_demo {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_generate(commands.add_parser("generate", help="continue a prompt and record every step"))
+    _add_inspect(commands.add_parser("inspect", help="plan a model's cache and weights from its config"))
+    models = commands.add_parser("models", help="list the models of the picker")
+    models.add_argument("--json", action="store_true", help="print JSON")
+    models.set_defaults(run=_run_models)
+    return parser
+
+
+def _add_model_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--model", default=DEFAULT_MODEL, help="catalog name, Hub id, or local folder or .gguf file")
+    command.add_argument("--dtype", default="float32", help=f"of weights and cache: {', '.join(DTYPE_BYTES)}")
+    command.add_argument("--tensor-parallel", type=_whole, default=1, metavar="T", help="devices to split over")
+    command.add_argument("--json", action="store_true", help="print one JSON object to stdout")
+
+
+def _add_generate(command: argparse.ArgumentParser) -> None:
+    _add_model_options(command)
+    command.add_argument("--prompt", required=True, help="the text to continue; '-' reads it from stdin")
+    command.add_argument("--mode", default=ExecutionMode.JIT, help="eager or jit")
+    command.add_argument("--cache", help="none, dynamic or static; default: eager dynamic, jit static")
+    command.add_argument("--chat", action="store_true", help="wrap the prompt in the model's chat template")
+    command.add_argument("--max-new-tokens", type=_whole, default=64, metavar="N", help="the first one included")
+    command.add_argument("--ignore-eos", action="store_true", help="do not stop at the end-of-sequence token")
+    command.add_argument("--temperature", type=_real, default=0.0, metavar="T", help="0 is greedy")
+    command.add_argument("--top-k", type=_whole, default=0, metavar="K", help="0 is off")
+    command.add_argument("--top-p", type=_real, default=1.0, metavar="P", help="1 is off")
+    command.add_argument("--seed", type=_whole, default=0, metavar="S")
+    command.add_argument("--max-cache-len", type=_whole, metavar="L", help="positions of the fixed cache")
+    command.add_argument("--devices", type=_whole, metavar="D", help="virtual CPU devices; default: one per core")
+    command.set_defaults(run=_run_generate)
+
+
+def _add_inspect(command: argparse.ArgumentParser) -> None:
+    _add_model_options(command)
+    command.add_argument("--context-len", type=_whole, metavar="L", help="positions; default: the model's context")
+    command.add_argument("--batch-size", type=_whole, default=1, metavar="B")
+    command.set_defaults(run=_run_inspect)
+
+
+def _run_generate(options: argparse.Namespace) -> int:
+    settings = Settings.from_environment(devices=options.devices)
+    request = GenerationRequest(
+        prompt=sys.stdin.read() if options.prompt == "-" else options.prompt,
+        model=options.model,
+        mode=options.mode,
+        cache=options.cache,
+        chat=options.chat,
+        max_new_tokens=options.max_new_tokens,
+        ignore_eos=options.ignore_eos,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        seed=options.seed,
+        dtype=options.dtype,
+        tensor_parallel=options.tensor_parallel,
+        max_cache_len=options.max_cache_len,
+    )
+    status = _StatusLine()
+    with _library_output_to_stderr() as stdout:
+        from hfjax_demo.inference.engine import InferenceEngine
+
+        with InferenceEngine(settings) as engine:
+            stream = engine.submit(request, allow_local=True)
+            record: RunRecord | None = None
+            for event in stream:
+                status.show(event)
+                if isinstance(event, StepEvent) and not options.json:
+                    status.clear()
+                    print(event.text, end="", file=stdout, flush=True)
+                if isinstance(event, FinishedEvent):
+                    record = event.record
+            status.clear()
+            if record is None:
+                raise stream.error
+            if options.json:
+                json.dump(to_dict(record), stdout, ensure_ascii=False)
+            print(file=stdout, flush=True)
+            _print_summary(record)
+    return 0
+
+
+def _run_inspect(options: argparse.Namespace) -> int:
+    status = _StatusLine()
+    with _library_output_to_stderr() as stdout:
+        from hfjax_demo.inference.inspection import inspect_model
+
+        inspection = inspect_model(
+            options.model,
+            Settings.from_environment(),
+            status.show_stage,
+            allow_local=True,
+            context_len=options.context_len,
+            batch_size=options.batch_size,
+            dtype=options.dtype,
+            tensor_parallel=options.tensor_parallel,
+        )
+        status.clear()
+        if options.json:
+            json.dump(to_dict(inspection), stdout)
+            print(file=stdout)
+            return 0
+        cache, weights = inspection.kv_cache, inspection.weights
+        print(f"{inspection.architecture} from {inspection.source}", file=stdout)
+        print(
+            f"weights   {weights.total_bytes / 1e6:,.1f} MB, {weights.num_parameters:,} parameters, {inspection.dtype}; "
+            f"{weights.bytes_per_device / 1e6:,.1f} MB on each of {inspection.mesh.size}",
+            file=stdout,
+        )
+        print(
+            f"KV cache  {cache.total_bytes / 1e6:,.1f} MB for {inspection.batch_size} x {inspection.context_len} positions, "
+            f"{cache.bytes_per_token:,} bytes a token; {cache.bytes_per_device / 1e6:,.1f} MB on each of "
+            f"{inspection.mesh.size}",
+            file=stdout,
+        )
+        for layer in cache.layers:
+            print(f"  layer {layer.layer:3d}  {layer.kind:18s} K {layer.key_shape} V {layer.value_shape}", file=stdout)
+    return 0
+
+
+def _run_models(options: argparse.Namespace) -> int:
+    with _library_output_to_stderr() as stdout:
+        from hfjax_demo.inference.model_sources import catalog_status
+
+        statuses = catalog_status()
+        if options.json:
+            rows = [
+                {**to_dict(model), "status": status, "is_default": model.name == DEFAULT_MODEL} for model, status in statuses
+            ]
+            json.dump({"schema": "hfjax_demo.models.v1", "models": rows}, stdout)
+            print(file=stdout)
+            return 0
+        for model, status in statuses:
+            size = f"{model.num_parameters / 1e6:,.0f} M"
+            print(f"{model.name:24s}{size:>9s}  {status:11s} {model.hub_id:40s} {model.note}", file=stdout)
+    return 0
+
+
+def _print_summary(record: RunRecord) -> None:
+    summary = record.summary
+    last = record.steps[-1] if record.steps else None
+    shape = f"{len(last.kv)} layers x 2 x {last.kv[0].key_shape}" if last and last.kv else "no cache"
+    print(
+        f"{len(record.token_ids)} tokens ({record.finish_reason}) · {record.request.mode}, cache {record.request.cache} · "
+        f"load {summary.load_s:.1f} s · first token {summary.time_to_first_token_s:.2f} s · prefill "
+        f"{summary.prefill_s:.3f} s · trace {summary.trace_s:.2f} s · compile {summary.compile_s:.2f} s "
+        f"({summary.num_compiles}) · decode {summary.decode_s:.2f} s · {summary.tokens_per_s:.1f} tokens/s · KV cache "
+        f"{shape} {summary.kv_bytes / 1e6:.1f} MB · peak memory {summary.peak_rss_bytes / 1e9:.2f} GB",
+        file=sys.stderr,
+    )
+
+
+@contextlib.contextmanager
+def _library_output_to_stderr() -> Any:
+    """Gives the real stdout to the block and sends everyone else's prints to stderr: JSON is alone on stdout."""
+    stdout = sys.stdout
+    with contextlib.redirect_stdout(sys.stderr):
+        yield stdout
+
+
+class _StatusLine:
+    """What is happening now, on stderr: one line that is written over on a terminal, a line per change elsewhere."""
+
+    def __init__(self) -> None:
+        self._is_terminal = sys.stderr.isatty()
+        self._stage = ""
+        self._shown_at = 0.0
+
+    def show(self, event: Event) -> None:
+        """Shows what an event says is happening; tokens are shown by their text."""
+        if isinstance(event, LoadingEvent):
+            self.show_stage(event.stage, event.fraction)
+        elif isinstance(event, StartedEvent):
+            self.show_stage(f"running on {event.environment.backend}, {len(event.prompt_ids)} prompt tokens", None)
+        elif isinstance(event, CompilingEvent):
+            self.show_stage(f"{event.stage} {event.program} ({event.reason})", None)
+
+    def show_stage(self, stage: str, fraction: float | None) -> None:
+        """Shows a stage and how far it is."""
+        now = time.monotonic()
+        if self._is_terminal:
+            if stage == self._stage and now - self._shown_at < 0.1 and fraction != 1.0:
+                return
+            percent = "" if fraction is None else f" {fraction:.0%}"
+            print(f"\r\x1b[K{stage}{percent}"[:200], end="", file=sys.stderr, flush=True)
+        elif stage != self._stage:
+            print(stage, file=sys.stderr, flush=True)
+        self._stage, self._shown_at = stage, now
+
+    def clear(self) -> None:
+        """Wipes the line, so that what follows starts clean."""
+        if self._is_terminal and self._stage:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+            self._stage = ""

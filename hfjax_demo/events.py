@@ -1,0 +1,371 @@
+"""What the engine tells the world: frozen dataclasses of numbers and strings, with a JSON round trip.
+
+A request's stream is `QueuedEvent*`, then `LoadingEvent*`, `StartedEvent`, then `CompilingEvent*` and `StepEvent`s,
+then one `FinishedEvent` or `FailedEvent`. Events hold no array, tensor, model or lock. Knows nothing of who draws them.
+"""
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from hfjax_demo.errors import InvalidRequestError
+from hfjax_demo.requests import GenerationRequest
+
+RECORD_SCHEMA = "hfjax_demo.run.v1"
+Plain = TypeVar("Plain")
+
+
+@dataclass(frozen=True)
+class LayerState:
+    """One layer's cache after a step.
+
+    Attributes:
+        layer: index, from 0.
+        kind: "full_attention", "sliding_attention" or "shared" (no keys and values of its own).
+        key_shape: (B, K, L, Dk); empty for a shared layer.
+        value_shape: (B, K, L, Dv).
+        filled_len: positions that hold a token.
+        capacity: L, positions allocated; equals `filled_len` where the cache grows.
+        bytes: keys and values together.
+    """
+
+    layer: int
+    kind: str
+    key_shape: tuple[int, ...]
+    value_shape: tuple[int, ...]
+    filled_len: int
+    capacity: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class CompiledProgram:
+    """Something that was traced or compiled during a step.
+
+    Attributes:
+        name: the program ("decode_step") or, in eager mode, the operator JAX compiled.
+        count: how many compilations of that name; 0 where it was only traced.
+        trace_s: seconds tracing Python to a jaxpr and lowering it to StableHLO.
+        compile_s: seconds in XLA.
+        reason: why it had to be compiled, in words; empty for eager operators (first use at these shapes).
+    """
+
+    name: str
+    count: int
+    trace_s: float
+    compile_s: float
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class StepEvent:
+    """One step: one forward pass and the token it gave.
+
+    Attributes:
+        index: from 0; the prefill is step 0.
+        phase: "prefill" or "decode".
+        token_id: the new token.
+        text: what can be shown now; empty while a character's bytes are incomplete.
+        input_shape: of `input_ids` as the model saw them, padding included.
+        output_shape: of the ids the next step reads: the new token alone, or without a cache the whole sequence.
+        position: index in the sequence of the first input token.
+        seen_len: positions in the cache before the step.
+        filled_len: positions in the cache after it; equals the tokens read so far where there is no cache.
+        duration_s: wall seconds, from inputs to the token on the host; tracing and compiling included.
+        trace_s: of which tracing and lowering.
+        compile_s: of which compiling.
+        num_traces: traces of our programs in this step (eager: 0).
+        num_compiles: XLA compilations in this step.
+        compiled: what was compiled, slowest first.
+        kv: every layer's cache after the step; empty where there is no cache.
+    """
+
+    index: int
+    phase: str
+    token_id: int
+    text: str
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    position: int
+    seen_len: int
+    filled_len: int
+    duration_s: float
+    trace_s: float
+    compile_s: float
+    num_traces: int
+    num_compiles: int
+    compiled: tuple[CompiledProgram, ...]
+    kv: tuple[LayerState, ...]
+
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes of the whole cache after the step."""
+        return sum(layer.bytes for layer in self.kv)
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """The devices that weights and cache lie on: one axis, its size, the devices' names."""
+
+    axis: str
+    size: int
+    devices: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class EnvironmentFacts:
+    """Where a run happened.
+
+    Attributes:
+        versions: of python and the packages that decide results and speed.
+        backend: "cpu", "gpu" or "tpu".
+        device_kind: as JAX names it.
+        num_devices: devices in this process.
+        num_cores: CPU cores this process may use.
+        mesh: the part of them that was used.
+    """
+
+    versions: dict[str, str]
+    backend: str
+    device_kind: str
+    num_devices: int
+    num_cores: int
+    mesh: Mesh
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """The model of a run.
+
+    Attributes:
+        name: as asked for.
+        source: where the weights came from: a Hub id, a folder, a packaged file.
+        architecture: the Transformers class.
+        dtype: of weights and cache.
+        num_parameters: unique weights; tied ones counted once.
+        weights_bytes: of those, on all devices, counted once.
+        num_layers: N.
+        num_attention_heads: H.
+        num_kv_heads: K of the first layer that has keys and values; 0 where none has.
+        head_dim: key head size of that layer.
+        vocab_size: V.
+        max_context_len: positions the model was made for; None where it has no limit.
+        eos_token_ids: ids that end a text.
+    """
+
+    name: str
+    source: str
+    architecture: str
+    dtype: str
+    num_parameters: int
+    weights_bytes: int
+    num_layers: int
+    num_attention_heads: int
+    num_kv_heads: int
+    head_dim: int
+    vocab_size: int
+    max_context_len: int | None
+    eos_token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """A run in numbers. Seconds are wall time; none counts another's.
+
+    Attributes:
+        load_s: loading the model for this run; 0 where it was loaded already.
+        trace_s: tracing and lowering, all steps.
+        compile_s: XLA compilation, all steps.
+        prefill_s: first step without its tracing and compiling.
+        time_to_first_token_s: from the start of the prefill to the first token, tracing and compiling included.
+        decode_s: the other steps, without their tracing and compiling.
+        total_s: all steps, everything included.
+        tokens_per_s: decode steps per second of `decode_s`; 0 where there was none.
+        tokens_per_s_with_compile: decode steps per second, their tracing and compiling included.
+        num_traces: traces of our programs.
+        num_compiles: XLA compilations.
+        programs: traces so far of each program this run used, earlier runs included: 1 means compiled once, reused since.
+        kv_bytes: bytes of the cache after the last step.
+        peak_rss_bytes: most resident memory the process has had so far.
+        rss_bytes: resident memory at the end of the run.
+    """
+
+    load_s: float
+    trace_s: float
+    compile_s: float
+    prefill_s: float
+    time_to_first_token_s: float
+    decode_s: float
+    total_s: float
+    tokens_per_s: float
+    tokens_per_s_with_compile: float
+    num_traces: int
+    num_compiles: int
+    programs: dict[str, int]
+    kv_bytes: int
+    peak_rss_bytes: int
+    rss_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """A whole run: what was asked, where it ran, every step, the sum of it. The contract of `generate --json`.
+
+    Attributes:
+        schema: `RECORD_SCHEMA`.
+        request: as served.
+        model: facts of the model.
+        environment: versions, devices, mesh.
+        prompt_ids: the prompt's tokens, chat template included.
+        token_ids: the new tokens; the end-of-sequence id, where one came, included.
+        text: the new tokens' text; equals the steps' texts joined.
+        finish_reason: "eos", "length" (max_new_tokens reached) or "stopped".
+        steps: one event per step.
+        summary: the times and counts.
+    """
+
+    schema: str = RECORD_SCHEMA
+    request: GenerationRequest
+    model: ModelFacts
+    environment: EnvironmentFacts
+    prompt_ids: tuple[int, ...]
+    token_ids: tuple[int, ...]
+    text: str
+    finish_reason: str
+    steps: tuple[StepEvent, ...]
+    summary: RunSummary
+
+
+@dataclass(frozen=True)
+class QueuedEvent:
+    """Waiting: `place` requests are served before this one."""
+
+    place: int
+
+
+@dataclass(frozen=True)
+class LoadingEvent:
+    """The model is being loaded: what is happening, how far (0 to 1, None if unknown), seconds so far."""
+
+    stage: str
+    fraction: float | None
+    elapsed_s: float
+
+
+@dataclass(frozen=True)
+class StartedEvent:
+    """The model is ready and the prompt is tokens: decoding begins. `capacity` is the fixed cache's L, else None."""
+
+    model: ModelFacts
+    environment: EnvironmentFacts
+    prompt_ids: tuple[int, ...]
+    capacity: int | None
+
+
+@dataclass(frozen=True)
+class CompilingEvent:
+    """A program is about to be traced ("tracing") or compiled ("compiling"), and why."""
+
+    stage: str
+    program: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class FinishedEvent:
+    """The run ended as it should; `record` has everything."""
+
+    record: RunRecord
+
+
+@dataclass(frozen=True)
+class FailedEvent:
+    """The run ended in an error: the error class's name, its one-line message, the field at fault if there is one."""
+
+    error: str
+    message: str
+    field: str | None = None
+
+
+Event = QueuedEvent | LoadingEvent | StartedEvent | CompilingEvent | StepEvent | FinishedEvent | FailedEvent
+EVENT_TYPES: dict[str, type] = {cls.__name__: cls for cls in typing.get_args(Event)}
+
+
+def to_dict(event: object) -> Any:
+    """A dataclass of this module as JSON-ready dicts and lists; an `Event` also says its `type`."""
+    plain = dataclasses.asdict(event)  # type: ignore[call-overload]
+    if type(event).__name__ in EVENT_TYPES:
+        plain = {"type": type(event).__name__, **plain}
+    return plain
+
+
+def from_dict(cls: type[Plain], data: object) -> Plain:
+    """The dataclass `cls` back from `to_dict`'s output, lists turned into the tuples they were.
+
+    Raises:
+        InvalidRequestError: `data` lacks a field, has one of another type, or is of another schema version.
+    """
+    if cls is RunRecord and isinstance(data, dict) and data.get("schema") != RECORD_SCHEMA:
+        raise InvalidRequestError(
+            f"A run record must have schema {RECORD_SCHEMA!r} but has {data.get('schema')!r}. Export it again with this "
+            "version."
+        )
+    return typing.cast(Plain, _parse(cls, data, cls.__name__))
+
+
+def event_from_dict(data: dict[str, Any]) -> Event:
+    """An event back from `to_dict`'s output, by its `type`.
+
+    Raises:
+        InvalidRequestError: the type is unknown or a field does not fit it.
+    """
+    cls = EVENT_TYPES.get(str(data.get("type")))
+    if cls is None:
+        raise InvalidRequestError(
+            f"An event's type must be one of {', '.join(EVENT_TYPES)} but is {data.get('type')!r}. Export it again."
+        )
+    return typing.cast(Event, from_dict(cls, {key: value for key, value in data.items() if key != "type"}))
+
+
+def _parse(kind: Any, value: object, path: str) -> object:
+    """`value` as an instance of the type hint `kind`; `path` names it in errors."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in args:
+            return None
+        return _parse(next(arg for arg in args if arg is not type(None)), value, path)
+    if origin is tuple and isinstance(value, list | tuple):
+        return tuple(_parse(args[0], item, f"{path}[{index}]") for index, item in enumerate(value))
+    if origin is dict and isinstance(value, dict):
+        return {key: _parse(args[1], item, f"{path}.{key}") for key, item in value.items()}
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type) and isinstance(value, dict):
+        return _parse_dataclass(kind, value, path)
+    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(kind, type) and issubclass(kind, str) and isinstance(value, str):
+        try:
+            return kind(value)
+        except ValueError as err:
+            raise InvalidRequestError(f"{path} may not be {value!r}. Export the record again.", field=path) from err
+    if kind in (int, bool) and type(value) is kind:
+        return value
+    expected = getattr(kind, "__name__", str(kind))
+    raise InvalidRequestError(
+        f"{path} must be {expected} but is {type(value).__name__}. Export the record again.", field=path
+    )
+
+
+def _parse_dataclass(kind: type, value: dict[str, Any], path: str) -> object:
+    hints = typing.get_type_hints(kind)
+    names = {field.name for field in dataclasses.fields(kind)}
+    if missing := {field.name for field in dataclasses.fields(kind) if _is_required(field)} - value.keys():
+        raise InvalidRequestError(f"{path} lacks {', '.join(sorted(missing))}. Export the record again.", field=path)
+    if unknown := value.keys() - names:
+        raise InvalidRequestError(f"{path} has unknown {', '.join(sorted(unknown))}. Export the record again.", field=path)
+    return kind(**{name: _parse(hints[name], item, f"{path}.{name}") for name, item in value.items()})
+
+
+def _is_required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
