@@ -39,9 +39,10 @@ class ProgramKey:
 
     @property
     def label(self) -> str:
-        """Unique, for people: "decode_step 1 token, kvcache 256 fixed"."""
+        """Unique, for people, like "decode_step 1 token, kvcache 256 fixed"."""
         kind = "fixed" if self.is_fixed else "growing"
-        return f"{self.phase} {self.input_len} token{'s' if self.input_len > 1 else ''}, kvcache {self.cache_len} {kind}"
+        tokens = "1 token" if self.input_len == 1 else f"{self.input_len} tokens"
+        return f"{self.phase} {tokens}, kvcache {self.cache_len} {kind}"
 
 
 @dataclass
