@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status: int = options.run(options)
         return status
     except HfJaxDemoError as err:
-        print(f"error: {err}", file=sys.stderr)
+        print("error:", *str(err).split(), file=sys.stderr)  # one line, whatever a file name or a library put into it
         return EXPECTED_FAILURE
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -129,7 +129,7 @@ def _add_inspect(command: argparse.ArgumentParser) -> None:
 def _run_generate(options: argparse.Namespace) -> int:
     settings = Settings.from_environment(devices=options.devices)
     request = GenerationRequest(
-        prompt=sys.stdin.read() if options.prompt == "-" else options.prompt,
+        prompt=_read_stdin() if options.prompt == "-" else options.prompt,
         model=options.model,
         mode=options.mode,
         cache=options.cache,
@@ -162,10 +162,21 @@ def _run_generate(options: argparse.Namespace) -> int:
             if record is None:
                 raise stream.error
             if options.json:
-                json.dump(to_dict(record), stdout, ensure_ascii=False)
+                json.dump(to_dict(record), stdout)  # ASCII: any stdout can take it
             print(file=stdout, flush=True)
             _print_summary(record)
     return 0
+
+
+def _read_stdin() -> str:
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as err:
+        raise InvalidRequestError(
+            f"The prompt must be {err.encoding} text but byte {err.start} of stdin is not. Send it in that encoding, or set "
+            "PYTHONUTF8=1 and send UTF-8.",
+            field="prompt",
+        ) from err
 
 
 def _run_inspect(options: argparse.Namespace) -> int:

@@ -8,7 +8,8 @@
     ├── ModelLoadError               its files are damaged or do not belong together
     ├── HubUnreachableError          the Hugging Face Hub did not answer
     ├── InsufficientMemoryError      the weights do not fit into memory
-    ├── DiskFullError                a file could not be written whole
+    ├── StorageError                 a model file could not be written
+    │   └── DiskFullError            because the disk is full
     ├── DeviceError                  the devices or the mesh asked for cannot be had
     ├── RequestStoppedError          stopped while it waited or while its model was loading
     └── EngineClosedError            the engine is shutting down
@@ -16,6 +17,11 @@
 A message is one line and says three things: the rule, the numbers, a way out. Only the command line and the page's
 handlers turn it into what a person sees. This module knows nothing of the rest of the package.
 """
+
+
+def readable_bytes(num_bytes: float) -> str:
+    """A size as messages write it: "0.54 MB", "3.10 GB"."""
+    return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.2f} MB"
 
 
 class HfJaxDemoError(Exception):
@@ -58,7 +64,11 @@ class InsufficientMemoryError(HfJaxDemoError):
     """The weights need more memory than is free."""
 
 
-class DiskFullError(HfJaxDemoError):
+class StorageError(HfJaxDemoError):
+    """A model file could not be written where it belongs."""
+
+
+class DiskFullError(StorageError):
     """A model file could not be written because the disk is full."""
 
 

@@ -77,7 +77,7 @@ class GenerationRequest:
 
     def __post_init__(self) -> None:
         _set(self, "mode", _choice("mode", self.mode, ExecutionMode))
-        _set(self, "cache", _choice("cache", self.cache or DEFAULT_CACHE[self.mode], CacheKind))
+        _set(self, "cache", _choice("cache", DEFAULT_CACHE[self.mode] if self.cache is None else self.cache, CacheKind))
         if not isinstance(self.prompt, str) or not self.prompt.strip():
             raise InvalidRequestError(
                 "The prompt must have at least one character that is not white space, but has none. Type a prompt.",

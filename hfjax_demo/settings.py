@@ -12,6 +12,8 @@ from pathlib import Path
 from hfjax_demo.errors import InvalidRequestError
 
 ENV_PREFIX = "HFJAX_DEMO_"
+MAX_DEVICES = 1024
+"""Most virtual CPU devices: each has threads of its own, and with many thousands JAX does not come up any more."""
 
 
 def default_cache_dir(environ: Mapping[str, str] = os.environ) -> Path:
@@ -50,6 +52,12 @@ class Settings:
                     "positive whole number, or leave it out for the default.",
                     field=name,
                 )
+        if self.devices is not None and self.devices > MAX_DEVICES:
+            raise InvalidRequestError(
+                f"The setting devices must be at most {MAX_DEVICES} but is {self.devices}. Leave it out for one device per "
+                "core.",
+                field="devices",
+            )
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ, **overrides: object) -> "Settings":

@@ -229,7 +229,8 @@ class InferenceEngine:
         if job.stop_requested.is_set():
             raise _StoppedError
         entry = find_in_catalog(job.request.model)
-        key = ModelKey(entry.name if entry else job.request.model, job.request.dtype, job.request.tensor_parallel)
+        name = entry.name if entry else job.request.model
+        key = ModelKey(name, job.request.dtype, job.request.tensor_parallel, job.allow_local)
         if self._model is None or self._model.key != key:
             self._load(key, job)
         assert self._model is not None
@@ -247,7 +248,7 @@ class InferenceEngine:
             job.events.put(LoadingEvent(stage, fraction, time.perf_counter() - started))
 
         reclaimable_bytes = self._model.facts.weights_bytes if self._model else 0
-        found = find_model(key, self.settings, progress, job.allow_local, reclaimable_bytes)
+        found = find_model(key, self.settings, progress, reclaimable_bytes)
         self._free_model()
         self._model = load_model(found, self.settings, progress)
         job.load_s = time.perf_counter() - started
@@ -260,17 +261,16 @@ class InferenceEngine:
 
     def _finish(self, job: _Job, finish_reason: str) -> None:
         assert job.generation is not None
-        job.events.put(FinishedEvent(job.generation.record(finish_reason, job.load_s)))
-        self._leave(job)
+        self._leave(job, FinishedEvent(job.generation.record(finish_reason, job.load_s)))
 
     def _fail(self, job: _Job, err: Exception) -> None:
         job.error = err
         message = str(err) if isinstance(err, HfJaxDemoError) else INTERNAL_ERROR
-        job.events.put(FailedEvent(type(err).__name__, message, getattr(err, "field", None)))
-        self._leave(job)
+        self._leave(job, FailedEvent(type(err).__name__, message, getattr(err, "field", None)))
 
-    def _leave(self, job: _Job) -> None:
-        """Takes the request out and drops its cache, so that the next one finds the memory free."""
+    def _leave(self, job: _Job, last_event: FinishedEvent | FailedEvent) -> None:
+        """Drops the request and its cache, then tells it: whoever reads the last event finds the engine free."""
         job.generation = None
         with self._changed:
             self._running.remove(job)
+        job.events.put(last_event)

@@ -76,7 +76,8 @@ def _is_whole(folder: Path) -> bool:
     """Whether every file the manifest names is there with the checksum it had when written."""
     try:
         manifest = json.loads((folder / MANIFEST_FILE).read_text())
-        return all(_sha256(folder / name) == checksum for name, checksum in manifest["sha256"].items())
+        checksums = manifest["sha256"]
+        return WEIGHTS_FILE in checksums and all(_sha256(folder / name) == checksum for name, checksum in checksums.items())
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
         return False
 
@@ -88,6 +89,8 @@ def _sha256(path: Path) -> str:
 
 def _convert(gguf: Path, folder: Path, progress: Progress) -> None:
     progress(f"dequantising {gguf.name} to float32 (once; half a minute for a small model)", None)
+    for abandoned in folder.parent.glob(f"{folder.name}.*.partial"):  # by a process that was killed: we hold its lock now
+        shutil.rmtree(abandoned, ignore_errors=True)
     temporary = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".partial", dir=folder.parent))
     try:
         _write_copy(gguf, temporary, progress)
@@ -114,18 +117,18 @@ def _write_copy(gguf: Path, folder: Path, progress: Progress) -> None:
     by_memory = {tensor.data_ptr(): name for name, tensor in reversed(module.state_dict().items())}  # tied ones once
     tensors = {name: module.state_dict()[name].contiguous() for name in by_memory.values()}
     progress("writing the converted copy", None)
+    if hasattr(module.config, "quantization_config"):
+        del module.config.quantization_config  # the copy is not quantised any more
     try:
         save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+        module.config.save_pretrained(folder)
+        module.generation_config.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
     except Exception as err:
-        # safetensors wraps the operating system's error in its own, without the number.
+        # safetensors and tokenizers wrap the operating system's error in their own, without the number.
         if "No space left" in str(err) or "os error 28" in str(err):
             raise DiskFullError(
                 f"The converted copy of {gguf.name} must be written whole, but the disk of {folder.parent} is full. Free "
                 "some space, or set HFJAX_DEMO_CACHE_DIR to another disk."
             ) from err
         raise
-    if hasattr(module.config, "quantization_config"):
-        del module.config.quantization_config  # the copy is not quantised any more
-    module.config.save_pretrained(folder)
-    module.generation_config.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)

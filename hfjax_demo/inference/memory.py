@@ -28,7 +28,8 @@ def rss_bytes() -> int:
 def peak_rss_bytes() -> int:
     """The most resident memory this process has had."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # kilobytes everywhere but on macOS
+    peak_bytes = peak if sys.platform == "darwin" else peak * 1024  # kilobytes everywhere but on macOS
+    return max(peak_bytes, rss_bytes())  # the kernel updates its peak now and then only
 
 
 def _cgroup_available_bytes(folder: Path = CGROUP) -> int:

@@ -19,9 +19,12 @@ import torch
 import transformers
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
 
-from hfjax_demo.errors import InsufficientMemoryError, ModelLoadError, UnsupportedModelError
+from hfjax_demo.errors import InsufficientMemoryError, ModelLoadError, UnsupportedModelError, readable_bytes
 from hfjax_demo.events import ModelFacts
 from hfjax_demo.inference import memory, sharding
 from hfjax_demo.inference.decoding import CausalLM, Weights
@@ -34,14 +37,25 @@ from hfjax_demo.settings import Settings
 LOADING_OVERHEAD = 1.1
 """Peak host memory over the weights' own size while loading, as a factor (the tensor in flight, code, allocator)."""
 
+UNKNOWN_ARCHITECTURE = ("trust_remote_code", "does not recognize this architecture", "GGUF model with architecture")
+"""What Transformers says of a model whose code it does not have."""
+
 
 @dataclass(frozen=True)
 class ModelKey:
-    """What makes two loaded models the same one."""
+    """What makes two loaded models the same one.
+
+    Attributes:
+        name: catalog name, Hub id, or path.
+        dtype: of the weights.
+        tensor_parallel: devices they are split over.
+        allow_local: whether `name` may be a path: one who may not use paths gets no model that was loaded from one.
+    """
 
     name: str
     dtype: str
     tensor_parallel: int
+    allow_local: bool
 
 
 @dataclass
@@ -146,16 +160,13 @@ class FoundModel:
     mesh: jax.sharding.Mesh
 
 
-def find_model(
-    key: ModelKey, settings: Settings, progress: Progress, allow_local: bool, reclaimable_bytes: int = 0
-) -> FoundModel:
+def find_model(key: ModelKey, settings: Settings, progress: Progress, reclaimable_bytes: int = 0) -> FoundModel:
     """Finds and checks a model; downloads it, but reads no weight and allocates nothing.
 
     Args:
-        key: name, dtype and tensor-parallel size.
+        key: which model, in which dtype, on how many devices.
         settings: memory limit.
         progress: told what is happening; may raise to give up.
-        allow_local: whether `key.name` may be a path.
         reclaimable_bytes: memory that will be free by the time the weights are read (the model loaded now).
 
     Raises:
@@ -163,11 +174,11 @@ def find_model(
     """
     mesh = sharding.make_mesh(key.tensor_parallel)
     with quiet_transformers():
-        preview = prefer_converted(resolve_config(key.name, progress, allow_local), settings)
+        preview = prefer_converted(resolve_config(key.name, progress, key.allow_local), settings)
         module = build_on_meta(load_config(preview))
         needed_bytes = weights_bytes(module, key.dtype)
         check_memory(key.name, needed_bytes, settings, reclaimable_bytes)
-        source = preview if preview.is_complete else resolve(key.name, progress, allow_local)
+        source = preview if preview.is_complete else resolve(key.name, progress, key.allow_local)
     return FoundModel(key, source, needed_bytes, weights_bytes(module, "float32"), mesh)
 
 
@@ -221,14 +232,14 @@ def load_config(source: ModelSource) -> Any:
             source.folder, gguf_file=source.gguf_filename, trust_remote_code=False, local_files_only=True
         )
     except Exception as err:  # Transformers raises many kinds here; each means the config is not usable
-        if "trust_remote_code" in str(err) or "does not recognize this architecture" in str(err):
+        if any(phrase in str(err) for phrase in UNKNOWN_ARCHITECTURE):
             raise UnsupportedModelError(
                 f"A model must be one that Transformers {transformers.__version__} knows without running the "
                 f"repository's own code, but {source.label} is not. Use another model."
             ) from err
         raise ModelLoadError(
-            f"A model's config must be readable, but {source.label} has one that is not: {_first_line(err)} Fetch or "
-            "write it again."
+            f"A model's {'GGUF file' if source.gguf_filename else 'config'} must be readable, but that of {source.label} is "
+            f"not: {_first_line(err)} Fetch or write it again."
         ) from err
     _check_causal(config, source.label)
     return config
@@ -238,7 +249,8 @@ def _check_causal(config: Any, label: str) -> None:
     known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
     known_names = {known} if isinstance(known, str) else set(known or ())
     architectures = list(getattr(config, "architectures", None) or [])
-    is_causal = bool(known_names) and not getattr(config, "is_encoder_decoder", False)
+    fills_masks = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", True)
+    is_causal = bool(known_names) and not fills_masks and not getattr(config, "is_encoder_decoder", False)
     if architectures and not known_names & set(architectures):
         is_causal = is_causal and any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures)
     if not is_causal:
@@ -281,8 +293,8 @@ def check_memory(name: str, needed_bytes: int, settings: Settings, reclaimable_b
     needed = int(needed_bytes * LOADING_OVERHEAD)
     if needed > available:
         raise InsufficientMemoryError(
-            f"A model's weights must fit into memory: {name} needs {needed / 1e9:.2f} GB while loading but "
-            f"{available / 1e9:.2f} GB are free. Use a smaller model or --dtype bfloat16, or free some memory."
+            f"A model's weights must fit into memory: {name} needs {readable_bytes(needed)} while loading but "
+            f"{readable_bytes(available)} are free. Use a smaller model or --dtype bfloat16, or free some memory."
         )
 
 
@@ -295,12 +307,19 @@ def _read_weights(source: ModelSource, dtype: str) -> torch.nn.Module:
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, with the names that Transformers' own error leaves out
         )
     except (SafetensorError, OSError, RuntimeError, ValueError, KeyError) as err:
         raise ModelLoadError(
             f"A model's weight files must be whole and fit its config, but those of {source.label} are not: "
             f"{_first_line(err)} Fetch or write them again."
         ) from err
+    if mismatched := sorted(info["mismatched_keys"]):
+        name, found, expected = mismatched[0]
+        raise ModelLoadError(
+            f"Weights must have the shapes their config says, but {len(mismatched)} of {source.label} have not: {name} is "
+            f"{tuple(found)} instead of {tuple(expected)}. Fetch them again, or check that config.json belongs to them."
+        )
     if missing := sorted(info["missing_keys"]):
         raise ModelLoadError(
             f"Weight files must hold every parameter, but those of {source.label} lack {len(missing)}, {missing[0]} among "
@@ -407,5 +426,6 @@ def quiet_transformers() -> Iterator[None]:
 
 
 def _first_line(err: BaseException) -> str:
-    text = str(err).strip().splitlines()
-    return (text[0] if text else type(err).__name__)[:200].rstrip(". ") + "."
+    lines = [line.strip() for line in str(err).splitlines() if line.strip()] or [type(err).__name__]
+    text = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    return text[:200].rstrip(".:! ") + "."

@@ -11,16 +11,24 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2  # huggingface_hub's own client from 2.0 on; `httpx` errors are other classes
 import huggingface_hub
 from huggingface_hub import errors as hub_errors
 from huggingface_hub.utils.tqdm import tqdm as hub_tqdm
 
 from hfjax_demo.catalog import CATALOG, CatalogModel, PackagedFile, find_in_catalog
-from hfjax_demo.errors import DiskFullError, HubUnreachableError, ModelNotFoundError, UnsupportedModelError
+from hfjax_demo.errors import (
+    DiskFullError,
+    HubUnreachableError,
+    ModelNotFoundError,
+    StorageError,
+    UnsupportedModelError,
+    readable_bytes,
+)
 
 Progress = Callable[[str, float | None], None]
 """Called with what is happening and how far it is (0 to 1, None if unknown); may raise to give up."""
@@ -29,6 +37,7 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 SUPPORT_FILES = re.compile(r"(?!.*(training_args|optimizer)).*\.(json|txt|model|jinja)")
 HUB_TIMEOUT_S = 10.0
+ANOTHER_PLACE = "set HFJAX_DEMO_CACHE_DIR (converted models) or HF_HOME (downloads) to another"
 
 
 @dataclass(frozen=True)
@@ -108,15 +117,13 @@ def _resolve(name: str, progress: Progress, allow_local: bool, weights: bool) ->
     if entry and entry.packaged and (path := find_packaged(entry.packaged)):
         return ModelSource(label=entry.packaged.filename, folder=path.parent, gguf_filename=path.name)
     if entry is None:
-        path = Path(name).expanduser()
-        if name.startswith(("/", "./", "../", "~", ".\\")) or name.count("/") > 1 or name.endswith(".gguf"):
-            return _from_path(name, path, allow_local, weights)
-        if allow_local and path.exists():
-            return _from_path(name, path, allow_local, weights)
+        looks_like_path = name.startswith(("/", "./", "../", "~", ".\\")) or name.count("/") > 1 or name.endswith(".gguf")
+        if looks_like_path or (allow_local and _is_there(name)):
+            return _from_path(name, allow_local, weights)
         if not HUB_ID.fullmatch(name) or ".." in name or "--" in name:
             raise ModelNotFoundError(
                 f"A model is a catalog name or a Hub id like 'owner/name' (letters, digits, '-', '_', '.'; 96 characters "
-                f"each at most) but {name!r} is neither. See `python -m hfjax_demo models` for names that work."
+                f"each at most) but {name[:200]!r} is neither. See `python -m hfjax_demo models` for names that work."
             )
     repo_id = entry.hub_id if entry else name
     try:
@@ -129,11 +136,29 @@ def _resolve(name: str, progress: Progress, allow_local: bool, weights: bool) ->
         raise
 
 
-def _from_path(name: str, path: Path, allow_local: bool, weights: bool) -> ModelSource:
+def _is_there(name: str) -> bool:
+    try:
+        return bool(name) and Path(name).exists()  # no name is not the current folder
+    except OSError:  # longer than a file name can be
+        return False
+
+
+def _from_path(name: str, allow_local: bool, weights: bool) -> ModelSource:
     if not allow_local:
         raise ModelNotFoundError(
-            f"A path may be used on the command line only, but {name!r} came from elsewhere. Use a catalog name or a Hub id."
+            f"A path may be used on the command line only, but {name[:200]!r} came from elsewhere. Use a catalog name or a "
+            "Hub id."
         )
+    try:
+        return _look_into(name, Path(name).expanduser(), weights)
+    except (OSError, RuntimeError) as err:  # a file name too long, a folder that may not be read, a ~user there is not
+        reason = getattr(err, "strerror", None) or err
+        raise ModelNotFoundError(
+            f"A local model must be a folder or file that can be read, but {name[:200]!r} cannot ({reason}). Check the path."
+        ) from err
+
+
+def _look_into(name: str, path: Path, weights: bool) -> ModelSource:
     if path.is_file() and path.suffix == ".gguf":
         return ModelSource(label=str(path), folder=path.parent.absolute(), gguf_filename=path.name)
     if not path.is_dir():
@@ -180,53 +205,59 @@ def _require_safetensors(name: str, names: list[str], weight_files: tuple[str, .
 
 def _from_hub(repo_id: str, progress: Progress, weights: bool) -> ModelSource:
     progress(f"asking the Hub for {repo_id}", None)
+    huggingface_hub.get_session().timeout = HUB_TIMEOUT_S  # snapshot_download lists files with no timeout of its own
     try:
         with _hub_errors(repo_id):
             info = huggingface_hub.HfApi().model_info(repo_id, files_metadata=True, timeout=HUB_TIMEOUT_S)
     except HubUnreachableError:
-        cached = _cached_snapshot(repo_id)
+        # All of it first, even for a look at the config: then nobody has to wait for the Hub a second time.
+        cached = _from_hub_cache(repo_id, weights=True) or (None if weights else _from_hub_cache(repo_id, weights=False))
         if cached is None:
             raise
-        return _snapshot_source(repo_id, cached, weights)
+        return cached
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or [] if "/" not in file.rfilename}
     if "config.json" not in sizes:
         raise ModelNotFoundError(
             f"A model repository must have a config.json, but {repo_id!r} has {len(sizes)} files and none of that name. "
             "Check the id: it may be a dataset, an adapter or a GGUF-only repository."
         )
-    weight_files = tuple(sorted(name for name in sizes if _is_weight_file(name)))
-    wanted = [name for name in sizes if SUPPORT_FILES.fullmatch(name)]
+    wanted, weight_files = _wanted_files(list(sizes), weights)
     if weights:
         _require_safetensors(repo_id, sorted(sizes), weight_files)
-        wanted += weight_files
     hub_cache, total_bytes = Path(huggingface_hub.constants.HF_HUB_CACHE), sum(sizes[name] for name in wanted)
-    check_disk(hub_cache, total_bytes, repo_id)
     with _hub_errors(repo_id), disk_errors(hub_cache):
+        check_disk(hub_cache, total_bytes, repo_id)
+        # By the branch, not by info.sha: only then is the name kept that finds this snapshot while the Hub is down.
         folder = huggingface_hub.snapshot_download(
             repo_id,
-            revision=info.sha,
             allow_patterns=wanted,
             etag_timeout=HUB_TIMEOUT_S,
             tqdm_class=_progress_bar(progress, repo_id, total_bytes),
         )
-    return ModelSource(repo_id, Path(folder), weight_files=weight_files if weights else ())
+    return ModelSource(repo_id, Path(folder), weight_files=weight_files)
 
 
-def _cached_snapshot(repo_id: str) -> Path | None:
+def _wanted_files(names: list[str], weights: bool) -> tuple[list[str], tuple[str, ...]]:
+    """What to fetch of a repository's top-level files, and which of that are weights."""
+    weight_files = tuple(sorted(name for name in names if weights and _is_weight_file(name)))
+    return [*(name for name in names if SUPPORT_FILES.fullmatch(name)), *weight_files], weight_files
+
+
+def _from_hub_cache(repo_id: str, weights: bool) -> ModelSource | None:
+    """The repository as an earlier download left it; None where a file that is needed never came."""
     try:
-        return Path(huggingface_hub.snapshot_download(repo_id, local_files_only=True))
-    except (hub_errors.LocalEntryNotFoundError, hub_errors.HFValidationError):
+        tree = huggingface_hub.get_cached_repo_tree(repo_id)
+        wanted, _ = _wanted_files([file.path for file in tree if "/" not in file.path], weights)
+    except hub_errors.CachedRepoTreeNotFoundError:
+        wanted = None  # cached file by file, as from_pretrained does it: what belongs to it is not known
+    try:
+        folder = Path(huggingface_hub.snapshot_download(repo_id, allow_patterns=wanted, local_files_only=True))
+    except hub_errors.LocalEntryNotFoundError:
         return None
-
-
-def _snapshot_source(repo_id: str, folder: Path, weights: bool) -> ModelSource:
-    names = sorted(entry.name for entry in folder.iterdir())
-    weight_files = tuple(name for name in names if _is_weight_file(name))
-    if weights and not weight_files:
-        raise HubUnreachableError(
-            f"The Hub must be reachable to download {repo_id!r}: its config is here but no weights are. Try again when "
-            "connected."
-        )
+    names = [entry.name for entry in folder.iterdir()]
+    _, weight_files = _wanted_files(names, weights)
+    if "config.json" not in names or (weights and not weight_files):
+        return None
     return ModelSource(repo_id, folder, weight_files=weight_files)
 
 
@@ -254,29 +285,45 @@ def _hub_errors(repo_id: str) -> Iterator[None]:
             "is here already."
         ) from err
     except hub_errors.HfHubHTTPError as err:
+        status = err.response.status_code
+        if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+            raise ModelNotFoundError(
+                f"The Hub must grant access to {repo_id!r}, but refused it (HTTP {status}). Set HF_TOKEN to a token that "
+                "may read it, or unset a token that has expired."
+            ) from err
         raise HubUnreachableError(
-            f"The Hub must answer to fetch {repo_id!r}, but it said HTTP {err.response.status_code}. Try again later, or "
-            "use a model that is here already."
+            f"The Hub must answer to fetch {repo_id!r}, but it said HTTP {status}. Try again later, or use a model that is "
+            "here already."
         ) from err
-    except (httpx.HTTPError, ConnectionError, hub_errors.LocalEntryNotFoundError) as err:
+    except (httpx2.HTTPError, ConnectionError, hub_errors.LocalEntryNotFoundError) as err:
         raise HubUnreachableError(
             f"The Hub must be reachable to fetch {repo_id!r}, but {huggingface_hub.constants.ENDPOINT} did not answer "
             f"within {HUB_TIMEOUT_S:.0f} s ({type(err).__name__}). {unreachable}"
+        ) from err
+    except (ValueError, hub_errors.FileMetadataError) as err:  # not JSON, or not the Hub's headers: a login page, a proxy
+        raise HubUnreachableError(
+            f"The Hub must be reachable to fetch {repo_id!r}, but {huggingface_hub.constants.ENDPOINT} answers as something "
+            f"else does ({type(err).__name__}). {unreachable}"
         ) from err
 
 
 @contextmanager
 def disk_errors(folder: Path) -> Iterator[None]:
-    """Turns a full disk into a `DiskFullError` that names the folder."""
+    """Turns a full disk or a folder that cannot be written into an error that names the folder."""
     try:
         yield
     except OSError as err:
-        if err.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise DiskFullError(
-            f"Model files must be written whole, but the disk of {folder} is full. Free some space, or set "
-            "HFJAX_DEMO_CACHE_DIR (converted models) or HF_HOME (downloads) to another disk."
-        ) from err
+        if err.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFullError(
+                f"Model files must be written whole, but the disk of {folder} is full. Free some space, or "
+                f"{ANOTHER_PLACE} disk."
+            ) from err
+        if err.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+            raise StorageError(
+                f"Model files must be written to a folder of yours, but {folder} is none ({err.strerror}). Make it "
+                f"writable, or {ANOTHER_PLACE} folder."
+            ) from err
+        raise
 
 
 def check_disk(folder: Path, needed_bytes: int, label: str) -> None:
@@ -285,8 +332,8 @@ def check_disk(folder: Path, needed_bytes: int, label: str) -> None:
     free = shutil.disk_usage(existing).free
     if needed_bytes > free:
         raise DiskFullError(
-            f"{label} needs {needed_bytes / 1e9:.2f} GB on disk but {folder} has {free / 1e9:.2f} GB free. Free some space, "
-            "or set HFJAX_DEMO_CACHE_DIR (converted models) or HF_HOME (downloads) to another disk."
+            f"{label} needs {readable_bytes(needed_bytes)} on disk but {folder} has {readable_bytes(free)} free. Free some "
+            f"space, or {ANOTHER_PLACE} disk."
         )
 
 

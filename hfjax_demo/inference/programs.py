@@ -18,6 +18,9 @@ from hfjax_demo.inference.decoding import CausalLM, Weights, decode_step, prefil
 from hfjax_demo.inference.kv_cache import FixedCache, GrowingCache, KVCache
 from hfjax_demo.inference.sampling import SamplingParams
 
+GROWING_PROGRAMS_KEPT = 32
+"""Programs over a growing cache that stay in memory: two runs' worth."""
+
 OnCompile = Callable[[CompilingEvent], None]
 
 
@@ -52,7 +55,8 @@ class Programs:
     Attributes:
         model: the code the programs are made from.
         mesh: where inputs and outputs lie.
-        kv_shardings: per layer, None where a layer has no keys and values; outputs are fixed to it, so no spelling of a spec can make a program retrace.
+        kv_shardings: per layer, None where a layer has no keys and values; outputs are fixed to it, so that
+            no other spelling of the same layout makes a program retrace.
         num_traces: by program label, how often its Python was traced.
     """
 
@@ -92,9 +96,15 @@ class Programs:
         executable = self._executables.get(key)
         if executable is None:
             executable = self._compile(key, function, arguments, on_compile)
-            if key.is_fixed:  # a growing cache never comes back to the same length within a run
-                self._executables[key] = executable
+            self._keep(key, executable)
         return executable(*arguments)
+
+    def _keep(self, key: ProgramKey, executable: Any) -> None:
+        """Keeps an executable for next time; of those for a growing cache, one per length, only the latest."""
+        self._executables[key] = executable
+        growing = [kept for kept in self._executables if not kept.is_fixed]
+        if len(growing) > GROWING_PROGRAMS_KEPT:
+            del self._executables[growing[0]]
 
     def _compile(
         self, key: ProgramKey, function: Callable[..., Any], arguments: tuple[Any, ...], on_compile: OnCompile

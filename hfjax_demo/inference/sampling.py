@@ -66,11 +66,12 @@ def _draw(logits: jax.Array, params: SamplingParams, position: jax.Array) -> jax
     vocab_size = logits.shape[-1]
     kept = jnp.where(params.top_k > 0, jnp.minimum(params.top_k, vocab_size), vocab_size)
     rank = jnp.arange(vocab_size)
-    descending = jnp.where(rank < kept, descending, -jnp.inf)
-    probabilities = jax.nn.softmax(descending, axis=-1)
+    probabilities = jax.nn.softmax(jnp.where(rank < kept, descending, -jnp.inf), axis=-1)
     before = jnp.cumsum(probabilities, axis=-1) - probabilities
-    # The likeliest token always stays: the probability before it is 0, and top_p is above 0.
-    smallest = jnp.min(jnp.where(before < params.top_p, descending, jnp.inf), axis=-1, keepdims=True)
+    # The likeliest token always stays: the probability before it is 0, and top_p is above 0. Rounding lets `before` end a
+    # little off 1, so neither "off" nor top-k may depend on it.
+    is_kept = (rank < kept) & ((before < params.top_p) | (params.top_p >= 1))
+    smallest = jnp.min(jnp.where(is_kept, descending, jnp.inf), axis=-1, keepdims=True)
     allowed = jnp.where(scaled >= smallest, scaled, -jnp.inf)
     key = jax.random.fold_in(jax.random.key(params.seed), position)
     return jax.random.categorical(key, allowed, axis=-1).astype(jnp.int32)

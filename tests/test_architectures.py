@@ -1,0 +1,55 @@
+"""Every way to decode gives the tokens of plain torch's `model.generate`, architecture by architecture, in float32."""
+
+import pytest
+
+from hfjax_demo.buckets import SMALLEST_PREFILL
+from hfjax_demo.requests import GenerationRequest
+from tests.architectures import ARCHITECTURES, prompt_of, torch_tokens, write_architecture
+
+NEW_TOKENS = 24
+MIN_DISTINCT_TOKENS = 12
+PROMPT_LENS = (SMALLEST_PREFILL - 2, SMALLEST_PREFILL, SMALLEST_PREFILL + 1)
+
+# Full attention, grouped and multi-query; windows; tied and untied; rotary, learned and ALiBi positions; parallel blocks.
+IN_EVERY_WAY = (
+    "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "olmo2", "falcon", "bloom",
+)  # fmt: skip
+COMPILED_ONLY = tuple(name for name in ARCHITECTURES if name not in IN_EVERY_WAY)
+ALL_WAYS = (("jit", "static"), ("eager", "static"), ("eager", "dynamic"), ("eager", "none"))
+
+pytestmark = pytest.mark.xdist_group("architectures")  # one process, so that they share compiled operators
+
+
+def assert_same_tokens(engine, folder, ways, prompt_lens):
+    for prompt_len in prompt_lens:
+        expected = None
+        for mode, cache in ways:
+            request = GenerationRequest(
+                prompt_of(prompt_len), str(folder), mode=mode, cache=cache, max_new_tokens=NEW_TOKENS, ignore_eos=True
+            )
+            record = engine.generate(request, allow_local=True)
+            assert len(record.prompt_ids) == prompt_len
+            expected = expected or torch_tokens(folder, list(record.prompt_ids), NEW_TOKENS)
+            assert record.token_ids == expected, (mode, cache, prompt_len)
+        assert len(set(expected)) >= MIN_DISTINCT_TOKENS
+
+
+@pytest.mark.parametrize("name", IN_EVERY_WAY)
+def test_every_way_to_decode_gives_the_tokens_of_plain_torch(engine, tmp_path, name):
+    folder = write_architecture(name, tmp_path / name)
+    assert_same_tokens(engine, folder, ALL_WAYS, PROMPT_LENS)
+
+
+@pytest.mark.parametrize("name", COMPILED_ONLY)
+def test_the_compiled_and_the_growing_way_give_the_tokens_of_plain_torch(engine, tmp_path, name):
+    folder = write_architecture(name, tmp_path / name)
+    assert_same_tokens(engine, folder, ALL_WAYS[:1] + ALL_WAYS[2:3], PROMPT_LENS[1:])
+
+
+def test_jit_over_a_growing_cache_gives_them_too_and_compiles_every_step(engine, tiny_llama):
+    request = GenerationRequest(prompt_of(9), tiny_llama, mode="jit", cache="dynamic", max_new_tokens=6, ignore_eos=True)
+    record = engine.generate(request, allow_local=True)
+    assert record.token_ids == torch_tokens(tiny_llama, list(record.prompt_ids), 6)
+    assert [step.num_traces for step in record.steps] == [1] * 6
+    assert all(step.num_compiles >= 1 for step in record.steps)
+    assert "changed its length from 9 to 10" in record.steps[2].compiled[0].reason
