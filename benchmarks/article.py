@@ -139,7 +139,7 @@ def facts_of(model: ShapedModel, options: argparse.Namespace) -> tuple[dict[str,
         "memory bandwidth": f"{bandwidth['read']:,.1f} GB/s read (a sum), {bandwidth['copy']:,.1f} GB/s read and written",
         "limit": f"{limit:,.1f} tokens/s: a step reads {num_bytes / 1e6:,.1f} MB of weights",
         "how": f"eager and 'with compilation': one run each, after jax.clear_caches(), at most {options.limit_s:g} s; the "
-        f"others: medians of {options.rounds} runs in turns (least–most). 'decode, tokens/s' leaves tracing and compiling out.",
+        f"others: medians of {options.rounds} runs in turns (least–most). 'decode, tokens/s' is without trace and compile.",
     }
     if device.platform != "gpu" or options.shape != "llama-2-7b":
         facts[TRIAL] = "this is a trial of the command, NOT the article's case, so its seconds are left out"
@@ -183,11 +183,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--shape", choices=sorted(SHAPES), default="llama-2-7b", help="small runs on a CPU")
     parser.add_argument("--prompt-len", type=int, default=8, metavar="N")
     parser.add_argument("--new-tokens", type=int, default=50, metavar="N", help="of jit and torch, the first included")
-    parser.add_argument("--eager-new-tokens", type=int, default=50, metavar="N")
+    parser.add_argument("--eager-new-tokens", type=int, metavar="N", help="default: 50, for the small shape 8")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="of the rows that run warm")
     parser.add_argument("--limit-s", type=float, default=150.0, metavar="S", help="seconds that a row may take")
     parser.add_argument("--out", type=Path, metavar="FILE", help="default on a GPU: benchmarks/results/article-<device>.md")
     options = parser.parse_args(arguments)
+    if options.eager_new_tokens is None:
+        options.eager_new_tokens = 8 if options.shape == "small" else 50
     if min(options.prompt_len, options.rounds) < 1 or min(options.new_tokens, options.eager_new_tokens) < 2:
         parser.error("--prompt-len and --rounds must be at least 1, token counts at least 2")
     if options.limit_s <= 0:

@@ -29,6 +29,7 @@ GPT2_SIZES = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 512, "voca
 WINDOW = {"sliding_window": 8}
 # Tied to the head, large random embeddings drown what the layers add, and the model repeats a few tokens.
 UNTIED = {"tie_word_embeddings": False}
+EXPERTS = {"num_experts_per_tok": 2}
 
 ARCHITECTURES: dict[str, dict[str, object]] = {
     "llama": SIZES,
@@ -52,6 +53,47 @@ ARCHITECTURES: dict[str, dict[str, object]] = {
     "glm4": SIZES | {"head_dim": 16},
     "ernie4_5": SIZES | {"head_dim": 16},
     "exaone4": SIZES | {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]},
+    "mixtral": SIZES | EXPERTS | {"num_local_experts": 4},
+    "qwen3_moe": SIZES | EXPERTS | {"head_dim": 16, "num_experts": 4, "moe_intermediate_size": 32},
+    "gpt_oss": SIZES
+    | WINDOW
+    | EXPERTS
+    | {"head_dim": 16, "num_local_experts": 4, "layer_types": ["sliding_attention", "full_attention"]},
+    "deepseek_v3": SIZES
+    | EXPERTS
+    | {
+        "num_key_value_heads": 4,
+        "q_lora_rank": 16,
+        "kv_lora_rank": 16,
+        "qk_rope_head_dim": 8,
+        "qk_nope_head_dim": 16,
+        "v_head_dim": 16,
+        "n_routed_experts": 4,
+        "n_group": 1,
+        "topk_group": 1,
+        "moe_intermediate_size": 32,
+        "first_k_dense_replace": 1,
+    },
+    "opt": {
+        "hidden_size": 64,
+        "ffn_dim": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "vocab_size": VOCAB_SIZE,
+        "word_embed_proj_dim": 64,
+        "max_position_embeddings": 512,
+        "init_std": INITIALIZER_RANGE,
+        "bos_token_id": None,
+        "eos_token_id": None,
+        **UNTIED,
+    },
+    "mamba": {
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "vocab_size": VOCAB_SIZE,
+        "bos_token_id": None,
+        "eos_token_id": None,
+    },
     "bloom": {
         **UNTIED,
         "hidden_size": 64,

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import torch
 
-from hfjax_demo.inference.environment import jax_view, torch_view, torchax_env
+from hfjax_demo.errors import UnsupportedModelError
+from hfjax_demo.inference.environment import OperatorNotFound, jax_view, torch_view, torchax_env
 from hfjax_demo.inference.kv_cache import KVCache, from_hf_cache, to_hf_cache
 from hfjax_demo.inference.sampling import SamplingParams, sample
 
@@ -63,6 +64,9 @@ def forward(
 
     Returns:
         Logits float[B, V] after that token, and the cache with the S new positions written.
+
+    Raises:
+        UnsupportedModelError: the model uses an operator that torchax cannot lower.
     """
     kwargs: dict[str, Any] = {"use_cache": cache is not None}
     if model.keeps_chosen_logits:
@@ -71,9 +75,14 @@ def forward(
         if cache is not None:
             kwargs["past_key_values"] = to_hf_cache(cache, position, model.config)
         dressed = {name: torch_view(weights[canonical]) for name, canonical in model.aliases.items()}
-        output = torch.func.functional_call(
-            model.module, dressed, (torch_view(jnp.asarray(input_ids)),), kwargs, tie_weights=False
-        )
+        inputs = (torch_view(jnp.asarray(input_ids)),)
+        try:
+            output = torch.func.functional_call(model.module, dressed, inputs, kwargs, tie_weights=False)
+        except OperatorNotFound as err:
+            raise UnsupportedModelError(
+                f"Every operator of a model needs a JAX lowering, but {type(model.module).__name__} uses one that torchax "
+                f"lacks: {err}. Use another model."
+            ) from err
         logits = jax_view(output.logits)
     if cache is not None:
         cache = from_hf_cache(kwargs["past_key_values"], cache, input_ids.shape[1])

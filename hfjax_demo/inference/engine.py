@@ -247,7 +247,7 @@ class InferenceEngine:
                 raise _StoppedError
             job.events.put(LoadingEvent(stage, fraction, time.perf_counter() - started))
 
-        reclaimable_bytes = self._model.facts.weights_bytes if self._model else 0
+        reclaimable_bytes = self._model.weights_bytes if self._model else 0
         found = find_model(key, self.settings, progress, reclaimable_bytes)
         self._free_model()
         self._model = load_model(found, self.settings, progress)

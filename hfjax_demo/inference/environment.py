@@ -5,11 +5,14 @@ the engine's thread enters `torchax_env()` around each call into a model and nev
 models or requests.
 """
 
+import functools
 import os
 import platform
 from importlib.metadata import version
 
 import jax
+import jax.numpy as jnp
+import torch
 import torchax
 import torchax.interop
 import torchax.tensor
@@ -23,6 +26,7 @@ REPORTED_PACKAGES = ("torch", "torchax", "jax", "jaxlib", "transformers", "hfjax
 torch_view = torchax.interop.torch_view
 jax_view = torchax.interop.jax_view
 call_jax = torchax.interop.call_jax
+OperatorNotFound = torchax.tensor.OperatorNotFound
 
 
 def num_cores() -> int:
@@ -53,9 +57,36 @@ def configure_devices(devices: int | None) -> None:
             ) from err
 
 
+@functools.cache
 def torchax_env() -> torchax.tensor.Environment:
     """The process's torchax environment; enter it with `with`, on one thread, around one call into a model."""
-    return torchax.default_env()
+    env = torchax.default_env()
+    env.override_op_definition(torch.ops.aten._grouped_mm, _grouped_mm)
+    return env
+
+
+def _grouped_mm(
+    rows: torch.Tensor, matrices: torch.Tensor, offs: torch.Tensor, bias: None = None, out_dtype: None = None
+) -> torch.Tensor:
+    """`aten::_grouped_mm`, which torchax 0.0.14 lacks: each group of rows times its own matrix (mixture of experts).
+
+    Args:
+        rows: float[T, K], sorted by group.
+        matrices: float[G, K, N].
+        offs: int32[G], where each group's rows end.
+        bias: not supported by the operator either.
+        out_dtype: that of `rows`.
+
+    Returns:
+        float[T, N].
+    """
+    assert bias is None
+    assert out_dtype is None
+    return call_jax(_ragged_dot, rows, matrices, offs)
+
+
+def _ragged_dot(rows: jax.Array, matrices: jax.Array, ends: jax.Array) -> jax.Array:
+    return jax.lax.ragged_dot(rows, matrices, jnp.diff(ends, prepend=0).astype(jnp.int32))
 
 
 def environment_facts(mesh: jax.sharding.Mesh) -> EnvironmentFacts:

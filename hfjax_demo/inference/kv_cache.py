@@ -120,9 +120,16 @@ def layer_geometry(model: Any) -> tuple[LayerGeometry, ...]:
                 f"{model.config.model_type} model keeps a {type(layer).__name__}. Run it with --mode eager --cache none."
             )
     input_ids = torch.zeros((1, 2), dtype=torch.long, device="meta")
+    kwargs = {"input_ids": input_ids, "past_key_values": cache, "use_cache": True}
     with torch.no_grad():
-        model(input_ids=input_ids, past_key_values=cache, use_cache=True)
+        torch.func.functional_call(model, _as_bfloat16(model), (), kwargs)
     return tuple(_geometry_of(index, layer) for index, layer in enumerate(cache.layers))
+
+
+def _as_bfloat16(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The model's meta tensors in bfloat16: the only dtype torch's grouped matmul (mixture of experts) knows on meta."""
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    return {name: tensor.bfloat16() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
 
 
 def _geometry_of(index: int, layer: Any) -> LayerGeometry:

@@ -101,6 +101,11 @@ class LoadedModel:
         )
 
     @property
+    def weights_bytes(self) -> int:
+        """Bytes of all weights, counted once however many devices hold them."""
+        return sum(int(array.nbytes) for array in self.weights.values())
+
+    @property
     def max_context_len(self) -> int | None:
         """Positions the model was made for, None where its positions have no end."""
         return context_len_of(self.causal_lm.config)
@@ -121,7 +126,7 @@ class LoadedModel:
             architecture=type(self.causal_lm.module).__name__,
             dtype=self.key.dtype,
             num_parameters=sum(int(array.size) for name, array in self.weights.items() if name in parameters),
-            weights_bytes=sum(int(array.nbytes) for array in self.weights.values()),
+            weights_bytes=self.weights_bytes,
             num_layers=config.num_hidden_layers,
             num_attention_heads=heads.num_attention_heads,
             num_kv_heads=with_kv[0].num_kv_heads if with_kv else 0,

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from hfjax_demo.errors import UnsupportedModelError
 from hfjax_demo.events import CompilingEvent
 from hfjax_demo.inference.decoding import CausalLM, Weights, decode_step, prefill
 from hfjax_demo.inference.kv_cache import FixedCache, GrowingCache, KVCache
@@ -123,7 +124,13 @@ class Programs:
             out_shardings=(replicated, self._cache_shardings(arguments[1], key)),
         )
         on_compile(CompilingEvent("tracing", key.phase, reason))
-        lowered = jitted.trace(*arguments).lower()
+        try:
+            lowered = jitted.trace(*arguments).lower()
+        except TypeError as err:  # JAX's word for a value, or a shape, that is not known while tracing
+            raise UnsupportedModelError(
+                f"jit needs shapes and branches that do not depend on values, but {type(self.model.module).__name__} has "
+                f"some that do ({str(err).splitlines()[0][:120].rstrip('.')}). Run it with --mode eager."
+            ) from err
         on_compile(CompilingEvent("compiling", key.phase, reason))
         return lowered.compile()
 
