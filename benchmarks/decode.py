@@ -40,7 +40,8 @@ from hfjax_demo.errors import HfJaxDemoError
 from hfjax_demo.events import RunRecord
 from hfjax_demo.inference.engine import InferenceEngine
 from hfjax_demo.inference.environment import num_cores
-from hfjax_demo.inference.model_loading import prefer_converted, quiet_transformers
+from hfjax_demo.inference.gguf_conversion import prefer_converted
+from hfjax_demo.inference.model_config import quiet_transformers
 from hfjax_demo.inference.model_sources import resolve
 from hfjax_demo.requests import CacheKind, ExecutionMode, GenerationRequest
 from hfjax_demo.settings import Settings
@@ -84,7 +85,7 @@ def measure(options: argparse.Namespace) -> Measurement:
 
 def _load_peer(model: str, settings: Settings) -> Any:
     """The same weights in plain torch, read from the same files."""
-    source = prefer_converted(resolve(model, lambda *_: None, allow_local=True), settings)
+    source = prefer_converted(resolve(model, lambda *_: None, allow_local=True), settings.cache_dir)
     peer = AutoModelForCausalLM.from_pretrained(source.folder, dtype=torch.float32, local_files_only=True).eval()
     torch_peer.never_stop(peer)
     return peer

@@ -26,9 +26,9 @@ from hfjax_demo.events import (
     RunRecord,
     StartedEvent,
     StepEvent,
-    to_dict,
 )
 from hfjax_demo.kv_shapes import DTYPE_BYTES
+from hfjax_demo.plain_json import to_dict
 from hfjax_demo.requests import ExecutionMode, GenerationRequest
 from hfjax_demo.settings import Settings
 

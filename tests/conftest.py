@@ -3,11 +3,17 @@
 import pytest
 
 from hfjax_demo.inference.engine import InferenceEngine
+from hfjax_demo.inference.environment import configure_devices
 from hfjax_demo.settings import Settings
 from tests.architectures import write_architecture
 
 DEVICES = 4
 """Virtual devices of the test processes: enough for a mesh, fixed before JAX starts."""
+
+
+def pytest_sessionstart() -> None:
+    """Fixes the device count before any test starts JAX with another."""
+    configure_devices(DEVICES)
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hfjax_demo.cli import EXPECTED_FAILURE, main
-from hfjax_demo.inference.model_sources import ANOTHER_PLACE
+from hfjax_demo.inference.model_files import ANOTHER_PLACE
 from tests.conftest import DEVICES
 from tests.tiny_models import CONTEXT_LEN, HEAD_DIM, NUM_KV_HEADS, NUM_LAYERS, tiny_config, write_tiny_gguf, write_tiny_llama
 

@@ -12,6 +12,7 @@ from hfjax_demo.errors import (
     DeviceError,
     EngineClosedError,
     InvalidRequestError,
+    ModelLoadError,
     ModelNotFoundError,
     RequestStoppedError,
 )
@@ -20,7 +21,7 @@ from hfjax_demo.inference.engine import InferenceEngine
 from hfjax_demo.inference.generation import Generation
 from hfjax_demo.requests import GenerationRequest
 from hfjax_demo.settings import Settings
-from tests.architectures import prompt_of
+from tests.architectures import prompt_of, write_architecture
 
 pytestmark = pytest.mark.xdist_group("engine")
 
@@ -332,6 +333,23 @@ def test_two_devices_give_the_same_tokens_as_one(engine, tiny_llama):
 def test_a_mesh_larger_than_the_devices_is_refused(engine, tiny_llama):
     with pytest.raises(DeviceError, match="64 were asked for but this process has"):
         engine.generate(request_to(tiny_llama, tensor_parallel=64), allow_local=True)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_halves_weights_and_cache(engine, tiny_llama, dtype):
+    whole = engine.generate(request_to(tiny_llama), allow_local=True)
+    half = engine.generate(request_to(tiny_llama, dtype=dtype), allow_local=True)
+    eager = engine.generate(request_to(tiny_llama, dtype=dtype, mode="eager", max_new_tokens=2), allow_local=True)
+    assert len(half.token_ids) == 8
+    assert half.token_ids[0] == eager.token_ids[0]
+    assert half.summary.kv_bytes * 2 == whole.summary.kv_bytes
+    assert half.model.weights_bytes < whole.model.weights_bytes * 0.51
+
+
+def test_a_tokenizer_of_another_model_is_refused(engine, tmp_path):
+    folder = write_architecture("llama", tmp_path / "mismatched", vocab_size=40)
+    with pytest.raises(ModelLoadError, match=r"gives token .* where the model knows 0 to 39"):
+        engine.generate(request_to(str(folder)), allow_local=True)
 
 
 def test_closing_the_engine_stops_everyone_and_refuses_the_next(tiny_llama):

@@ -13,9 +13,10 @@ def loaded_after(code):
     return subprocess.run([sys.executable, "-c", report], check=True, capture_output=True, text=True).stdout.split()
 
 
-@pytest.mark.parametrize(
-    "module", ["cli", "errors", "settings", "catalog", "requests", "events", "kv_shapes", "buckets", "inference"]
-)
+LIGHT = ("cli", "errors", "settings", "catalog", "requests", "events", "plain_json", "kv_shapes", "buckets", "inference")
+
+
+@pytest.mark.parametrize("module", LIGHT)
 def test_light_modules_load_nothing_heavy(module):
     assert loaded_after(f"import hfjax_demo.{module}") == []
 

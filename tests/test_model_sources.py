@@ -34,8 +34,10 @@ from hfjax_demo.errors import (
 from hfjax_demo.inference.environment import configure_devices
 from hfjax_demo.inference.gguf_conversion import MANIFEST_FILE, WEIGHTS_FILE, convert_gguf, converted_copy
 from hfjax_demo.inference.inspection import inspect_model
-from hfjax_demo.inference.model_loading import LoadedModel, ModelKey, find_model, load_model
-from hfjax_demo.inference.model_sources import ModelSource, find_packaged, resolve, resolve_config
+from hfjax_demo.inference.loaded_model import LoadedModel, ModelKey
+from hfjax_demo.inference.model_files import ModelSource
+from hfjax_demo.inference.model_loading import find_model, load_model
+from hfjax_demo.inference.model_sources import find_packaged, resolve, resolve_config
 from hfjax_demo.settings import Settings
 from tests.conftest import DEVICES
 from tests.hub_server import HubServer

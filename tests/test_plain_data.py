@@ -7,7 +7,8 @@ import pytest
 from hfjax_demo import events
 from hfjax_demo.catalog import CATALOG, find_in_catalog
 from hfjax_demo.errors import InvalidRequestError
-from hfjax_demo.events import CompiledProgram, LayerState, StepEvent, event_from_dict, from_dict, to_dict
+from hfjax_demo.events import CompiledProgram, LayerState, StepEvent
+from hfjax_demo.plain_json import event_from_dict, from_dict, to_dict
 from hfjax_demo.requests import CacheKind, ExecutionMode, GenerationRequest
 from hfjax_demo.settings import Settings
 

@@ -21,7 +21,8 @@ from hfjax_demo.errors import EngineClosedError, HfJaxDemoError, InvalidRequestE
 from hfjax_demo.events import Event, FailedEvent, FinishedEvent, LoadingEvent, QueuedEvent, RunRecord
 from hfjax_demo.inference.environment import configure_devices
 from hfjax_demo.inference.generation import Generation
-from hfjax_demo.inference.model_loading import LoadedModel, ModelKey, find_model, load_model
+from hfjax_demo.inference.loaded_model import LoadedModel, ModelKey
+from hfjax_demo.inference.model_loading import find_model, load_model
 from hfjax_demo.inference.programs import Programs
 from hfjax_demo.requests import CacheKind, GenerationRequest
 from hfjax_demo.settings import Settings

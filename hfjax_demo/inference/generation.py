@@ -19,14 +19,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from hfjax_demo import buckets
-from hfjax_demo.errors import InvalidRequestError
+from hfjax_demo.errors import InvalidRequestError, ModelLoadError
 from hfjax_demo.events import CompilingEvent, RunRecord, RunSummary, StartedEvent, StepEvent
 from hfjax_demo.inference import compile_log, memory
 from hfjax_demo.inference.decoding import decode_step, prefill
 from hfjax_demo.inference.detokenizer import IncrementalDetokenizer
 from hfjax_demo.inference.environment import environment_facts
 from hfjax_demo.inference.kv_cache import KVCache, empty_fixed_cache, empty_growing_cache, layer_states
-from hfjax_demo.inference.model_loading import LoadedModel
+from hfjax_demo.inference.loaded_model import LoadedModel
 from hfjax_demo.inference.programs import Programs
 from hfjax_demo.inference.sampling import SamplingParams
 from hfjax_demo.requests import CacheKind, ExecutionMode, GenerationRequest
@@ -67,7 +67,7 @@ class Generation:
             InvalidRequestError: a rule that needs the model is broken; nothing was allocated.
         """
         self.request = request
-        self.prompt_ids = encode_prompt(model.tokenizer, request)
+        self.prompt_ids = encode_prompt(model.tokenizer, request, model.facts.vocab_size)
         self.capacity = _check_capacity(request, len(self.prompt_ids), model, settings)
         self.steps: list[StepEvent] = []
         self.finish_reason: str | None = None
@@ -198,11 +198,12 @@ class Generation:
         return self._detokenizer.add(token_id, is_last=self.finish_reason is not None)
 
 
-def encode_prompt(tokenizer: Any, request: GenerationRequest) -> list[int]:
+def encode_prompt(tokenizer: Any, request: GenerationRequest, vocab_size: int) -> list[int]:
     """The prompt's token ids, wrapped in the chat template where asked.
 
     Raises:
         InvalidRequestError: the model has no chat template, or the prompt gives no token.
+        ModelLoadError: the tokenizer gives ids that the model has no embedding for; JAX would clamp them silently.
     """
     if request.chat:
         if not tokenizer.chat_template:
@@ -219,6 +220,11 @@ def encode_prompt(tokenizer: Any, request: GenerationRequest) -> list[int]:
         raise InvalidRequestError(
             f"The prompt must give at least one token, but its {len(request.prompt)} characters give none. Type other text.",
             field="prompt",
+        )
+    if max(prompt_ids) >= vocab_size:
+        raise ModelLoadError(
+            f"A tokenizer must belong to its model, but that of {request.model} gives token {max(prompt_ids)} where the "
+            f"model knows 0 to {vocab_size - 1}. Put the tokenizer files that came with the weights beside them."
         )
     return prompt_ids
 

@@ -9,16 +9,17 @@ from dataclasses import dataclass
 from hfjax_demo.errors import InvalidRequestError
 from hfjax_demo.events import Mesh
 from hfjax_demo.inference import sharding
+from hfjax_demo.inference.gguf_conversion import prefer_converted
 from hfjax_demo.inference.kv_cache import layer_geometry
-from hfjax_demo.inference.model_loading import (
+from hfjax_demo.inference.model_config import (
     build_on_meta,
     context_len_of,
     head_counts,
     load_config,
-    prefer_converted,
     quiet_transformers,
 )
-from hfjax_demo.inference.model_sources import Progress, resolve_config
+from hfjax_demo.inference.model_files import Progress
+from hfjax_demo.inference.model_sources import resolve_config
 from hfjax_demo.kv_shapes import DTYPE_BYTES, KVCachePlan, plan_kv_cache
 from hfjax_demo.settings import Settings
 
@@ -127,7 +128,7 @@ def inspect_model(
             f"dtype must be one of {', '.join(DTYPE_BYTES)} but is {dtype!r}. Pick one of them.", field="dtype"
         )
     with quiet_transformers():
-        source = prefer_converted(resolve_config(name, progress, allow_local), settings)
+        source = prefer_converted(resolve_config(name, progress, allow_local), settings.cache_dir)
         config = load_config(source)
         module = build_on_meta(config)
         geometry = layer_geometry(module)

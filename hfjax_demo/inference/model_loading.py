@@ -4,146 +4,35 @@ Transformers reads the files (so every checkpoint layout it knows works); then e
 torch, one at a time, so that no second copy of the model ever stands in memory. Knows nothing of requests or decoding.
 """
 
-import gc
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import ml_dtypes
 import numpy as np
 import torch
-import transformers
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from hfjax_demo.errors import InsufficientMemoryError, ModelLoadError, UnsupportedModelError, readable_bytes
-from hfjax_demo.events import ModelFacts
-from hfjax_demo.inference import memory, sharding
+from hfjax_demo.errors import ModelLoadError
+from hfjax_demo.inference import sharding
 from hfjax_demo.inference.decoding import CausalLM, Weights
-from hfjax_demo.inference.gguf_conversion import convert_gguf, converted_copy
-from hfjax_demo.inference.kv_cache import layer_geometry
-from hfjax_demo.inference.model_sources import ModelSource, Progress, resolve, resolve_config
-from hfjax_demo.kv_shapes import DTYPE_BYTES, LayerGeometry
+from hfjax_demo.inference.gguf_conversion import convert_gguf, prefer_converted
+from hfjax_demo.inference.loaded_model import LoadedModel, ModelKey
+from hfjax_demo.inference.model_config import (
+    build_on_meta,
+    check_memory,
+    first_line,
+    head_counts,
+    load_config,
+    quiet_transformers,
+    weights_bytes,
+)
+from hfjax_demo.inference.model_files import ModelSource, Progress
+from hfjax_demo.inference.model_sources import resolve, resolve_config
 from hfjax_demo.settings import Settings
-
-LOADING_OVERHEAD = 1.1
-"""Peak host memory over the weights' own size while loading, as a factor (the tensor in flight, code, allocator)."""
-
-UNKNOWN_ARCHITECTURE = ("trust_remote_code", "does not recognize this architecture", "GGUF model with architecture")
-"""What Transformers says of a model whose code it does not have."""
-
-
-@dataclass(frozen=True)
-class ModelKey:
-    """What makes two loaded models the same one.
-
-    Attributes:
-        name: catalog name, Hub id, or path.
-        dtype: of the weights.
-        tensor_parallel: devices they are split over.
-        allow_local: whether `name` may be a path: one who may not use paths gets no model that was loaded from one.
-    """
-
-    name: str
-    dtype: str
-    tensor_parallel: int
-    allow_local: bool
-
-
-@dataclass
-class LoadedModel:
-    """A model ready to run. Owned by the engine's thread.
-
-    Attributes:
-        key: what was asked for.
-        source: label of where it came from.
-        causal_lm: the code, weightless.
-        tokenizer: of Transformers.
-        weights: canonical name -> array on the mesh; tied weights once.
-        mesh: the devices.
-        eos_token_ids: ids that end a text, from the generation config, else the config.
-        load_s: seconds it took.
-    """
-
-    key: ModelKey
-    source: str
-    causal_lm: CausalLM
-    tokenizer: Any
-    weights: Weights
-    mesh: jax.sharding.Mesh
-    eos_token_ids: tuple[int, ...]
-    load_s: float
-    _is_deleted: bool = field(default=False, repr=False)
-
-    @cached_property
-    def geometry(self) -> tuple[LayerGeometry, ...]:
-        """Per layer, the shape of its keys and values.
-
-        Raises:
-            UnsupportedModelError: the model's state is more than keys and values.
-        """
-        return layer_geometry(self.causal_lm.module)
-
-    @cached_property
-    def kv_shardings(self) -> tuple[jax.sharding.Sharding | None, ...]:
-        """Per layer, how its keys and values lie on the mesh; None for a layer without its own."""
-        return tuple(
-            sharding.named_sharding(self.mesh, sharding.place_kv(layer, self.mesh.size).spec) if layer.holds_kv else None
-            for layer in self.geometry
-        )
-
-    @property
-    def weights_bytes(self) -> int:
-        """Bytes of all weights, counted once however many devices hold them."""
-        return sum(int(array.nbytes) for array in self.weights.values())
-
-    @property
-    def max_context_len(self) -> int | None:
-        """Positions the model was made for, None where its positions have no end."""
-        return context_len_of(self.causal_lm.config)
-
-    @cached_property
-    def facts(self) -> ModelFacts:
-        """The model as plain data for a run record."""
-        config = self.causal_lm.config.get_text_config(decoder=True)
-        heads = head_counts(config)
-        try:
-            with_kv = [layer for layer in self.geometry if layer.holds_kv]
-        except UnsupportedModelError:
-            with_kv = []  # runs without a cache only
-        parameters = dict(self.causal_lm.module.named_parameters())
-        return ModelFacts(
-            name=self.key.name,
-            source=self.source,
-            architecture=type(self.causal_lm.module).__name__,
-            dtype=self.key.dtype,
-            num_parameters=sum(int(array.size) for name, array in self.weights.items() if name in parameters),
-            weights_bytes=self.weights_bytes,
-            num_layers=config.num_hidden_layers,
-            num_attention_heads=heads.num_attention_heads,
-            num_kv_heads=with_kv[0].num_kv_heads if with_kv else 0,
-            head_dim=with_kv[0].key_head_dim if with_kv else 0,
-            vocab_size=config.vocab_size,
-            max_context_len=self.max_context_len,
-            eos_token_ids=self.eos_token_ids,
-        )
-
-    def delete(self) -> None:
-        """Gives the devices' memory back now, whoever else still refers to this object."""
-        if not self._is_deleted:
-            self._is_deleted = True
-            for array in self.weights.values():
-                array.delete()
-            self.weights.clear()
-            gc.collect()
 
 
 @dataclass(frozen=True)
@@ -179,17 +68,12 @@ def find_model(key: ModelKey, settings: Settings, progress: Progress, reclaimabl
     """
     mesh = sharding.make_mesh(key.tensor_parallel)
     with quiet_transformers():
-        preview = prefer_converted(resolve_config(key.name, progress, key.allow_local), settings)
+        preview = prefer_converted(resolve_config(key.name, progress, key.allow_local), settings.cache_dir)
         module = build_on_meta(load_config(preview))
         needed_bytes = weights_bytes(module, key.dtype)
         check_memory(key.name, needed_bytes, settings, reclaimable_bytes)
         source = preview if preview.is_complete else resolve(key.name, progress, key.allow_local)
     return FoundModel(key, source, needed_bytes, weights_bytes(module, "float32"), mesh)
-
-
-def prefer_converted(source: ModelSource, settings: Settings) -> ModelSource:
-    """The whole converted copy where `source` is a GGUF file that has one: its config reads in no time, not in 8 s."""
-    return (source.gguf_filename and converted_copy(source, settings.cache_dir)) or source
 
 
 def load_model(found: FoundModel, settings: Settings, progress: Progress) -> LoadedModel:
@@ -225,84 +109,6 @@ def load_model(found: FoundModel, settings: Settings, progress: Progress) -> Loa
     )
 
 
-def load_config(source: ModelSource) -> Any:
-    """The source's Transformers config, checked to be a causal language model's.
-
-    Raises:
-        ModelLoadError: config.json (or the GGUF header) cannot be read.
-        UnsupportedModelError: it is no causal language model, or needs code from its repository.
-    """
-    try:
-        config = AutoConfig.from_pretrained(
-            source.folder, gguf_file=source.gguf_filename, trust_remote_code=False, local_files_only=True
-        )
-    except Exception as err:  # Transformers raises many kinds here; each means the config is not usable
-        if any(phrase in str(err) for phrase in UNKNOWN_ARCHITECTURE):
-            raise UnsupportedModelError(
-                f"A model must be one that Transformers {transformers.__version__} knows without running the "
-                f"repository's own code, but {source.label} is not. Use another model."
-            ) from err
-        raise ModelLoadError(
-            f"A model's {'GGUF file' if source.gguf_filename else 'config'} must be readable, but that of {source.label} is "
-            f"not: {_first_line(err)} Fetch or write it again."
-        ) from err
-    _check_causal(config, source.label)
-    return config
-
-
-def _check_causal(config: Any, label: str) -> None:
-    known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
-    known_names = {known} if isinstance(known, str) else set(known or ())
-    architectures = list(getattr(config, "architectures", None) or [])
-    fills_masks = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", True)
-    is_causal = bool(known_names) and not fills_masks and not getattr(config, "is_encoder_decoder", False)
-    if architectures and not known_names & set(architectures):
-        is_causal = is_causal and any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures)
-    if not is_causal:
-        raise UnsupportedModelError(
-            f"A model must be a causal language model (one that continues text), but {label} is a {config.model_type} "
-            f"model ({', '.join(architectures) or 'no architecture named'}). Pick one whose architecture ends in "
-            "ForCausalLM."
-        )
-
-
-def build_on_meta(config: Any) -> torch.nn.Module:
-    """The model's code with parameters of the right names and shapes and no memory behind them, dtype float32.
-
-    Raises:
-        ModelLoadError: the config's numbers do not make a model.
-    """
-    try:
-        with torch.device("meta"):
-            module: torch.nn.Module = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    except Exception as err:  # whatever a model's constructor makes of bad numbers
-        raise ModelLoadError(
-            f"A config's numbers must fit together, but those of this {config.model_type} do not: {_first_line(err)} "
-            "Correct config.json."
-        ) from err
-    return module.eval()
-
-
-def weights_bytes(module: torch.nn.Module, dtype: str) -> int:
-    """Bytes of a model's parameters in `dtype`, tied ones once (`named_parameters` lists them so)."""
-    return sum(parameter.numel() for _, parameter in module.named_parameters()) * DTYPE_BYTES[dtype]
-
-
-def check_memory(name: str, needed_bytes: int, settings: Settings, reclaimable_bytes: int = 0) -> None:
-    """Refuses, before anything is read, a model whose weights cannot fit beside what stays in memory.
-
-    Raises:
-        InsufficientMemoryError: with the numbers.
-    """
-    available = settings.memory_limit_bytes or memory.available_bytes() + reclaimable_bytes
-    needed = int(needed_bytes * LOADING_OVERHEAD)
-    if needed > available:
-        raise InsufficientMemoryError(
-            f"A model's weights must fit into memory: {name} needs {readable_bytes(needed)} while loading but "
-            f"{readable_bytes(available)} are free. Use a smaller model or --dtype bfloat16, or free some memory."
-        )
-
-
 def _read_weights(source: ModelSource, dtype: str) -> torch.nn.Module:
     try:
         module, info = AutoModelForCausalLM.from_pretrained(
@@ -317,7 +123,7 @@ def _read_weights(source: ModelSource, dtype: str) -> torch.nn.Module:
     except (SafetensorError, OSError, RuntimeError, ValueError, KeyError) as err:
         raise ModelLoadError(
             f"A model's weight files must be whole and fit its config, but those of {source.label} are not: "
-            f"{_first_line(err)} Fetch or write them again."
+            f"{first_line(err)} Fetch or write them again."
         ) from err
     if mismatched := sorted(info["mismatched_keys"]):
         name, found, expected = mismatched[0]
@@ -339,7 +145,7 @@ def _load_tokenizer(source: ModelSource) -> Any:
         return AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True)
     except Exception as err:  # any failure here means the same to the user
         raise ModelLoadError(
-            f"A model needs its tokenizer beside the weights, but {source.label} has none that loads: {_first_line(err)} "
+            f"A model needs its tokenizer beside the weights, but {source.label} has none that loads: {first_line(err)} "
             "Add tokenizer.json."
         ) from err
 
@@ -396,41 +202,9 @@ def _as_numpy(tensor: torch.Tensor) -> np.ndarray:
     return tensor.numpy()
 
 
-def head_counts(config: Any) -> sharding.HeadCounts:
-    """Query and KV heads of a text config; attention-free models count 1, which always divides."""
-    num_attention_heads = getattr(config, "num_attention_heads", None) or 1
-    return sharding.HeadCounts(num_attention_heads, getattr(config, "num_key_value_heads", None) or num_attention_heads)
-
-
-def context_len_of(config: Any) -> int | None:
-    """Positions a model was made for (`max_position_embeddings`), None where its positions have no end (ALiBi)."""
-    return getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
-
-
 def _eos_token_ids(module: Any) -> tuple[int, ...]:
     for config in (getattr(module, "generation_config", None), module.config.get_text_config(decoder=True)):
         eos = getattr(config, "eos_token_id", None)
         if eos is not None:
             return tuple(int(token) for token in eos) if isinstance(eos, list | tuple) else (int(eos),)
     return ()
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Keeps Transformers' bars and advice off our output; what matters is raised or reported as progress."""
-    verbosity = transformers.logging.get_verbosity()
-    had_bars = transformers.logging.is_progress_bar_enabled()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers.logging.set_verbosity(verbosity)
-        if had_bars:
-            transformers.logging.enable_progress_bar()
-
-
-def _first_line(err: BaseException) -> str:
-    lines = [line.strip() for line in str(err).splitlines() if line.strip()] or [type(err).__name__]
-    text = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
-    return text[:200].rstrip(".:! ") + "."
