@@ -1,5 +1,7 @@
 """Fixtures that several test files share: engines, the packaged model, small models."""
 
+import os
+
 import pytest
 
 from hfjax_demo.inference.engine import InferenceEngine
@@ -7,12 +9,17 @@ from hfjax_demo.inference.environment import configure_devices
 from hfjax_demo.settings import Settings
 from tests.architectures import write_architecture
 
+# Eager decoding compiles thousands of operators, and most of the tests' time is XLA's. Without its optimisations it takes
+# half of that; one test runs the real thing with the compiler's own settings.
+QUICK_TO_COMPILE = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+
 DEVICES = 4
 """Virtual devices of the test processes: enough for a mesh, fixed before JAX starts."""
 
 
 def pytest_sessionstart() -> None:
-    """Fixes the device count before any test starts JAX with another."""
+    """Fixes what JAX reads once, before any test starts it."""
+    os.environ.setdefault("XLA_FLAGS", QUICK_TO_COMPILE)
     configure_devices(DEVICES)
 
 

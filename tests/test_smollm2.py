@@ -1,14 +1,21 @@
 """The main job on the real thing: SmolLM2-135M-Instruct, from the packaged GGUF, decodes on JAX."""
 
+import json
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hfjax_demo.buckets import SMALLEST_PREFILL
 from hfjax_demo.catalog import DEFAULT_MODEL, find_in_catalog
+from hfjax_demo.events import RunRecord
 from hfjax_demo.inference.gguf_conversion import converted_copy
 from hfjax_demo.inference.inspection import inspect_model
 from hfjax_demo.inference.model_sources import resolve
+from hfjax_demo.plain_json import from_dict
 from hfjax_demo.requests import GenerationRequest
 
 pytestmark = pytest.mark.xdist_group("smollm2")
@@ -66,6 +73,18 @@ def test_it_answers_a_question_in_chat_and_stops_by_itself(engine):
     assert record.finish_reason == "eos"
     assert record.token_ids[-1] in record.model.eos_token_ids
     assert "".join(step.text for step in record.steps) == record.text
+
+
+def test_the_command_line_answers_the_same_with_the_compilers_own_settings(engine):
+    """The tests compile without XLA's optimisations; here is what users run."""
+    environ = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    prompt = ["--prompt", PASSAGE, "--max-new-tokens", str(NEW_TOKENS), "--ignore-eos", "--json"]
+    command = [sys.executable, "-m", "hfjax_demo", "generate", *prompt]
+    output = subprocess.run(command, check=True, capture_output=True, text=True, env=environ).stdout
+    record = from_dict(RunRecord, json.loads(output))
+    here = engine.generate(GenerationRequest(PASSAGE, max_new_tokens=NEW_TOKENS, ignore_eos=True))
+    assert record.token_ids == here.token_ids
+    assert record.text == here.text
 
 
 def test_the_record_tells_the_models_facts(engine):
