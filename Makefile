@@ -23,7 +23,7 @@ check: $(DEVELOPMENT)
 	$(BIN)/lint-imports
 
 unit: $(DEVELOPMENT)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 bench: $(RUNTIME)
 	$(BIN)/python -m benchmarks.decode

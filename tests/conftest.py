@@ -23,6 +23,12 @@ def pytest_sessionstart() -> None:
     configure_devices(DEVICES)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the two long files first, so that each of two workers takes one and neither waits for the other at the end."""
+    long_files = ("test_smollm2.py", "test_architectures.py")
+    items.sort(key=lambda item: long_files.index(item.path.name) if item.path.name in long_files else len(long_files))
+
+
 @pytest.fixture(scope="session")
 def settings():
     return Settings(devices=DEVICES, max_waiting=32)

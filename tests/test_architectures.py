@@ -14,7 +14,7 @@ PROMPT_LENS = (SMALLEST_PREFILL, SMALLEST_PREFILL + 1)  # both sides of a bucket
 # Eager decoding over growing shapes compiles dozens of operators a step. These share most of them: grouped, multi-query and
 # full attention, windows, tied and untied heads, rotary and learned positions.
 IN_EVERY_WAY = (
-    "llama", "mistral", "qwen2", "qwen3", "olmo2", "granite", "starcoder2", "smollm3", "exaone4", "phi3", "gemma", "gpt2",
+    "llama", "mistral", "qwen2", "qwen3", "olmo2", "granite", "smollm3", "phi3", "gemma", "gpt2",
 )  # fmt: skip
 PARTLY_SUPPORTED = ("opt", "mamba")
 OVER_A_FIXED_CACHE = tuple(name for name in ARCHITECTURES if name not in IN_EVERY_WAY + PARTLY_SUPPORTED)
@@ -46,7 +46,7 @@ def test_every_way_to_decode_gives_the_tokens_of_plain_torch(engine, tmp_path, n
 @pytest.mark.parametrize("name", OVER_A_FIXED_CACHE)
 def test_a_fixed_cache_gives_the_tokens_of_plain_torch(engine, tmp_path, name):
     folder = write_architecture(name, tmp_path / name)
-    assert_same_tokens(engine, folder, ALL_WAYS[:2], PROMPT_LENS)
+    assert_same_tokens(engine, folder, ALL_WAYS[:2], PROMPT_LENS, min_distinct=5)
 
 
 def test_a_model_that_cannot_be_traced_is_refused_and_runs_eagerly(engine, tmp_path):
