@@ -80,7 +80,7 @@ class EventStream:
         return event
 
     def close(self) -> None:
-        """Stops the request within one step; the stream still ends in its `FinishedEvent`."""
+        """Stops the request within one step; the stream ends in a `FinishedEvent`, or a `FailedEvent` before any step."""
         self._job.stop_requested.set()
 
     def result(self) -> RunRecord:

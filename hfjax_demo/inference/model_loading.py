@@ -1,7 +1,8 @@
 """From a model's files to a `LoadedModel`: its code on torch's meta device, its weights on the mesh.
 
 Transformers reads the files (so every checkpoint layout it knows works); then each tensor moves to its devices and leaves
-torch, one at a time, so that no second copy of the model ever stands in memory. Knows nothing of requests or decoding.
+torch, one at a time, so that one copy stays. While loading, Transformers maps the file: its pages count as resident, but are
+clean and go back when the memory is wanted. Knows nothing of requests or decoding.
 """
 
 import time
