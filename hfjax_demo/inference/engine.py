@@ -6,24 +6,38 @@ running request by one step in turn; with `MAX_RUNNING = 1` requests are served 
 faces.
 """
 
+import functools
 import itertools
 import logging
-import queue
 import threading
 import time
-import weakref
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
 
-from hfjax_demo.catalog import find_in_catalog
+from hfjax_demo.catalog import CatalogModel, find_in_catalog
 from hfjax_demo.errors import EngineClosedError, HfJaxDemoError, InvalidRequestError, RequestStoppedError
-from hfjax_demo.events import Event, FailedEvent, FinishedEvent, LoadingEvent, QueuedEvent, RunRecord
-from hfjax_demo.inference.environment import configure_devices
+from hfjax_demo.events import (
+    EngineStatus,
+    EnvironmentFacts,
+    FailedEvent,
+    FinishedEvent,
+    LoadingEvent,
+    QueuedEvent,
+    RunRecord,
+)
+from hfjax_demo.inference import memory
+from hfjax_demo.inference.environment import configure_devices, environment_facts
+from hfjax_demo.inference.event_stream import INTERNAL_ERROR, EventStream, Job
 from hfjax_demo.inference.generation import Generation
+from hfjax_demo.inference.inspection import Inspection, inspect_model
 from hfjax_demo.inference.loaded_model import LoadedModel, ModelKey
 from hfjax_demo.inference.model_loading import find_model, load_model
+from hfjax_demo.inference.model_sources import catalog_status
 from hfjax_demo.inference.programs import Programs
+from hfjax_demo.inference.sharding import make_mesh
+from hfjax_demo.limits import check_limits
 from hfjax_demo.requests import CacheKind, GenerationRequest
 from hfjax_demo.settings import Settings
 
@@ -32,75 +46,9 @@ logger = logging.getLogger(__name__)
 MAX_RUNNING = 1
 """Requests that take turns step by step. More than one needs memory for as many caches."""
 
-INTERNAL_ERROR = "Something went wrong inside the app; the log has the details. Try again, or try another model."
-
 
 class _StoppedError(Exception):
     """Raised inside the engine's thread to give up loading for a request that was stopped."""
-
-
-@dataclass
-class _Job:
-    """A request on its way: written by the engine's thread, except `stop_requested`."""
-
-    id: str
-    request: GenerationRequest
-    allow_local: bool
-    events: "queue.SimpleQueue[Event]" = field(default_factory=queue.SimpleQueue)
-    stop_requested: threading.Event = field(default_factory=threading.Event)
-    error: BaseException | None = None
-    generation: Generation | None = None
-    load_s: float = 0.0
-
-
-class EventStream:
-    """A request's events, in order; iterate on any thread, once. Closing or dropping it stops the request."""
-
-    def __init__(self, job: _Job) -> None:
-        """Made by `InferenceEngine.submit`."""
-        self._job = job
-        self._is_exhausted = False
-        self._finalizer = weakref.finalize(self, job.stop_requested.set)
-
-    @property
-    def id(self) -> str:
-        """Names the request; give it to `InferenceEngine.stop`."""
-        return self._job.id
-
-    def __iter__(self) -> Iterator[Event]:
-        """Yields every event up to the `FinishedEvent` or `FailedEvent` that ends the stream."""
-        return self
-
-    def __next__(self) -> Event:
-        """Waits for the next event."""
-        if self._is_exhausted:
-            raise StopIteration
-        event = self._job.events.get()
-        self._is_exhausted = isinstance(event, FinishedEvent | FailedEvent)
-        return event
-
-    def close(self) -> None:
-        """Stops the request within one step; the stream ends in a `FinishedEvent`, or a `FailedEvent` before any step."""
-        self._job.stop_requested.set()
-
-    def result(self) -> RunRecord:
-        """Reads the stream to its end.
-
-        Returns:
-            The finished run's record.
-
-        Raises:
-            HfJaxDemoError: what the request failed with.
-        """
-        for event in self:
-            if isinstance(event, FinishedEvent):
-                return event.record
-        raise self.error
-
-    @property
-    def error(self) -> BaseException:
-        """What the request failed with; there once its `FailedEvent` is."""
-        return self._job.error or EngineClosedError(INTERNAL_ERROR)
 
 
 class InferenceEngine:
@@ -115,10 +63,13 @@ class InferenceEngine:
         self.settings = settings or Settings()
         configure_devices(self.settings.devices)
         self._ids = itertools.count(1)
-        self._waiting: deque[_Job] = deque()
-        self._running: list[_Job] = []
+        self._waiting: deque[Job] = deque()
+        self._running: list[Job] = []
+        self._tasks: deque[Callable[[], None]] = deque()
         self._changed = threading.Condition()
         self._is_closing = False
+        self._environment: EnvironmentFacts | None = None
+        self._busy_since: float | None = None
         self._model: LoadedModel | None = None
         self._programs: Programs | None = None
         self._thread = threading.Thread(target=self._serve, name="hfjax-engine", daemon=True)
@@ -143,20 +94,22 @@ class InferenceEngine:
             Its stream of events.
 
         Raises:
-            InvalidRequestError: as many requests wait already as the settings allow.
+            InvalidRequestError: the request is over one of the operator's limits (a visitor's only: `allow_local` is the
+                operator's own command line), or as many requests wait already as the settings allow.
             EngineClosedError: the engine was closed.
         """
-        job = _Job(f"run-{next(self._ids)}", request, allow_local)
+        if not allow_local:
+            check_limits(request, self.settings)
+        job = Job(f"run-{next(self._ids)}", request, allow_local)
         with self._changed:
-            if self._is_closing or not self._thread.is_alive():
-                raise EngineClosedError("The engine serves requests until it is closed, and it is closed. Start it again.")
+            self._check_open()
             if len(self._waiting) >= self.settings.max_waiting:
                 raise InvalidRequestError(
                     f"At most {self.settings.max_waiting} requests may wait and {len(self._waiting)} do. Try again in a "
                     "minute."
                 )
             self._waiting.append(job)
-            job.events.put(QueuedEvent(len(self._waiting) - 1 + len(self._running)))
+            job.tell(QueuedEvent(len(self._waiting) - 1 + len(self._running)))
             self._changed.notify_all()
         return EventStream(job)
 
@@ -177,6 +130,53 @@ class InferenceEngine:
         """Whether the engine takes requests."""
         return self._thread.is_alive() and not self._is_closing
 
+    def status(self) -> EngineStatus:
+        """What the engine is doing now; from any thread, without waiting."""
+        model, busy_since = self._model, self._busy_since
+        return EngineStatus(
+            is_alive=self.is_alive(),
+            environment=self._environment,
+            model=model.facts if model else None,
+            num_running=len(self._running),
+            num_waiting=len(self._waiting),
+            busy_s=time.perf_counter() - busy_since if busy_since else 0.0,
+            rss_bytes=memory.rss_bytes(),
+            peak_rss_bytes=memory.peak_rss_bytes(),
+        )
+
+    def models(self) -> list[tuple[CatalogModel, str]]:
+        """Each catalog model with where it is: "packaged", "downloaded" or "on the Hub"."""
+        return catalog_status()
+
+    def inspect(self, model: str, allow_local: bool = False, **numbers: Any) -> Inspection:
+        """`inspect_model` on the engine's thread, between two steps of whatever runs; waits for the answer.
+
+        Args:
+            model: catalog name, Hub id, or a path where `allow_local`.
+            allow_local: whether `model` may be a path.
+            numbers: `context_len`, `batch_size`, `dtype` and `tensor_parallel`, as `inspect_model` takes them.
+
+        Raises:
+            HfJaxDemoError: what `inspect_model` raises, or EngineClosedError.
+        """
+        answer: Future[Inspection] = Future()
+
+        def task() -> None:
+            try:
+                answer.set_result(inspect_model(model, self.settings, _no_progress, allow_local, **numbers))
+            except Exception as err:
+                answer.set_exception(err)
+
+        with self._changed:
+            self._check_open()
+            self._tasks.append(task)
+            self._changed.notify_all()
+        return answer.result()
+
+    def _check_open(self) -> None:
+        if not self.is_alive():
+            raise EngineClosedError("The engine serves requests until it is closed, and it is closed. Start it again.")
+
     def close(self, timeout_s: float = 60.0) -> None:
         """Stops every request within one step, frees the model and ends the thread; waits up to `timeout_s` seconds."""
         with self._changed:
@@ -190,34 +190,46 @@ class InferenceEngine:
     # The rest runs on the engine's thread.
 
     def _serve(self) -> None:
+        self._environment = environment_facts(make_mesh(1))
         while self._admit():
+            while self._tasks:
+                self._work(self._tasks.popleft())
             for job in list(self._running):
-                self._advance(job)
+                self._work(functools.partial(self._advance, job))
         self._free_model()
+
+    def _work(self, piece: Callable[[], None]) -> None:
+        """Does one piece of work, a step or a task, and keeps since when."""
+        self._busy_since = time.perf_counter()
+        piece()
+        self._busy_since = None
 
     def _admit(self) -> bool:
         """Waits for work and moves waiting requests into running places; False when closed and nothing is left."""
         with self._changed:
-            while not self._waiting and not self._running and not self._is_closing:
+            while not self._waiting and not self._running and not self._tasks and not self._is_closing:
                 self._changed.wait()
             while self._waiting and len(self._running) < MAX_RUNNING:
                 self._running.append(self._waiting.popleft())
                 for place, job in enumerate(self._waiting):
-                    job.events.put(QueuedEvent(place + len(self._running)))
-            return bool(self._running)
+                    job.tell(QueuedEvent(place + len(self._running)))
+            return bool(self._running or self._tasks)
 
-    def _advance(self, job: _Job) -> None:
+    def _advance(self, job: Job) -> None:
         """One step of one request: load and prepare it, or decode one token; ends it when it is done."""
         try:
             if job.generation is None:
                 job.generation = self._prepare(job)
-                job.events.put(job.generation.started_event())
+                job.started = time.perf_counter()
+                job.tell(job.generation.started_event())
             if job.stop_requested.is_set():
                 self._finish(job, "stopped")
                 return
-            job.events.put(job.generation.advance())
+            job.tell(job.generation.advance())
             if job.generation.finish_reason:
                 self._finish(job, job.generation.finish_reason)
+            elif self._is_out_of_time(job):
+                self._finish(job, "time_limit")
         except _StoppedError:
             self._fail(job, RequestStoppedError("The request was stopped before its first token. Send it again."))
         except HfJaxDemoError as err:
@@ -226,7 +238,7 @@ class InferenceEngine:
             logger.exception("request %s failed", job.id)
             self._fail(job, err)
 
-    def _prepare(self, job: _Job) -> Generation:
+    def _prepare(self, job: Job) -> Generation:
         if job.stop_requested.is_set():
             raise _StoppedError
         entry = find_in_catalog(job.request.model)
@@ -237,16 +249,21 @@ class InferenceEngine:
         assert self._model is not None
         if self._programs is None and job.request.cache_kind is not CacheKind.NONE:
             self._programs = Programs(self._model.causal_lm, self._model.mesh, self._model.kv_shardings)
-        return Generation(job.request, self._model, self._programs, self.settings, job.events.put)
+        return Generation(job.request, self._model, self._programs, self.settings, job.tell)
 
-    def _load(self, key: ModelKey, job: _Job) -> None:
+    def _is_out_of_time(self, job: Job) -> bool:
+        """Whether a visitor's request has run as long as it may; the operator's own are not limited."""
+        assert job.started is not None
+        return not job.allow_local and time.perf_counter() - job.started > self.settings.time_limit_s
+
+    def _load(self, key: ModelKey, job: Job) -> None:
         """Loads `key`'s model in place of the loaded one, which goes only once the new one is known to be good."""
         started = time.perf_counter()
 
         def progress(stage: str, fraction: float | None) -> None:
             if job.stop_requested.is_set():
                 raise _StoppedError
-            job.events.put(LoadingEvent(stage, fraction, time.perf_counter() - started))
+            job.tell(LoadingEvent(stage, fraction, time.perf_counter() - started))
 
         reclaimable_bytes = self._model.weights_bytes if self._model else 0
         found = find_model(key, self.settings, progress, reclaimable_bytes)
@@ -260,18 +277,22 @@ class InferenceEngine:
             self._model.delete()
             self._model = None
 
-    def _finish(self, job: _Job, finish_reason: str) -> None:
+    def _finish(self, job: Job, finish_reason: str) -> None:
         assert job.generation is not None
         self._leave(job, FinishedEvent(job.generation.record(finish_reason, job.load_s)))
 
-    def _fail(self, job: _Job, err: Exception) -> None:
+    def _fail(self, job: Job, err: Exception) -> None:
         job.error = err
         message = str(err) if isinstance(err, HfJaxDemoError) else INTERNAL_ERROR
         self._leave(job, FailedEvent(type(err).__name__, message, getattr(err, "field", None)))
 
-    def _leave(self, job: _Job, last_event: FinishedEvent | FailedEvent) -> None:
+    def _leave(self, job: Job, last_event: FinishedEvent | FailedEvent) -> None:
         """Drops the request and its cache, then tells it: whoever reads the last event finds the engine free."""
         job.generation = None
         with self._changed:
             self._running.remove(job)
-        job.events.put(last_event)
+        job.tell(last_event)
+
+
+def _no_progress(stage: str, fraction: float | None) -> None:
+    """Whoever inspects waits without being told how far it is: a config is small."""

@@ -1,0 +1,168 @@
+// Draws one run's state (ui/run_view.py) into the panel. Prompt and model text is untrusted: it only ever goes through
+// textContent and title, never through innerHTML or a template.
+const find = (selector) => element.querySelector(selector);
+const make = (tag, className, text) => {
+  const node = document.createElement(tag);
+  if (className) node.className = className;
+  if (text !== undefined) node.textContent = text;
+  return node;
+};
+const setText = (selector, text) => {
+  const node = find(selector);
+  if (node.textContent !== text) node.textContent = text;
+};
+const show = (selector, text) => {
+  setText(selector, text);
+  find(selector).hidden = !text;
+};
+
+const MAX_BARS = 160;
+const MAX_ROWS = 512;
+const SPOKEN_EVERY_MS = 4000;
+let state = null;
+let drawn = {};
+let changedAt = performance.now();
+let spokenAt = -SPOKEN_EVERY_MS;
+
+function drawNumbers(numbers) {
+  const list = find(".run-numbers");
+  if (list.children.length !== numbers.length) {
+    list.replaceChildren(...numbers.map(() => {
+      const box = make("div");
+      box.append(make("dt"), make("dd"));
+      return box;
+    }));
+  }
+  numbers.forEach((number, index) => {
+    const box = list.children[index];
+    box.title = number.hint;
+    if (box.firstChild.textContent !== number.label) box.firstChild.textContent = number.label;
+    if (box.lastChild.textContent !== number.value) box.lastChild.textContent = number.value;
+  });
+}
+
+function drawCache(kv) {
+  const figure = find(".kv");
+  figure.dataset.kind = kv.kind;
+  if (kv.kind === "none") {
+    setText(".kv-shape", "no cache: every step reads the whole text again");
+    find(".kv-shape").title = "";
+  } else {
+    setText(".kv-shape", kv.shape || "not allocated yet");
+    find(".kv-shape").title = `layers × keys and values × (batch, KV heads, positions, head size). ${kv.layer_shape}`;
+  }
+  setText(".kv-bytes", kv.bytes);
+  const filled = kv.filled_len;
+  const places = kv.capacity ? `${filled} of ${kv.capacity} positions filled` : `${filled} positions, grows by one a step`;
+  setText(".kv-filled", kv.shape ? places : "");
+  setText(".kv-iteration", kv.iteration);
+  setText(".kv-last", kv.columns ? String(kv.columns - 1) : "");
+  const grid = find(".kv-grid");
+  const count = kv.kind === "none" ? 0 : Math.min(kv.num_layers, MAX_ROWS);
+  if (grid.children.length !== count) {
+    grid.replaceChildren(...Array.from({ length: count }, (_, layer) => {
+      const row = make("div", "kv-row");
+      row.dataset.layer = layer;
+      return row;
+    }));
+  }
+  kv.layer_kinds.slice(0, count).forEach((kind, layer) => { grid.children[layer].dataset.kind = kind; });
+  const columns = Math.max(1, kv.columns);
+  const percent = (positions) => `${(100 * Math.min(positions, columns)) / columns}%`;
+  grid.style.setProperty("--cell", percent(1));
+  grid.style.setProperty("--prompt", percent(Math.min(filled, kv.prompt_len)));
+  grid.style.setProperty("--before", percent(Math.max(0, filled - (filled > kv.prompt_len ? 1 : filled))));
+  grid.style.setProperty("--filled", percent(filled));
+  grid.classList.toggle("has-cells", columns <= 128);
+  grid.setAttribute("aria-label", kv.shape
+    ? `KV cache: ${kv.shape}, ${kv.bytes}, ${places}; ${Math.min(filled, kv.prompt_len)} from the prompt`
+    : "KV cache: empty");
+}
+
+function drawBars(steps) {
+  const row = find(".bars-row");
+  const shown = steps.slice(-MAX_BARS);
+  const durations = shown.map((step) => step[0]).sort((a, b) => a - b);
+  const top = Math.max(1e-6, 1.5 * (durations[Math.floor(durations.length * 0.9)] || 0));
+  row.replaceChildren(...shown.map(([duration, trace, compile], index) => {
+    const bar = make("i", duration > top ? "bar is-clipped" : "bar");
+    const step = steps.length - shown.length + index;
+    const made = trace + compile;
+    bar.style.setProperty("--height", `${Math.min(100, (100 * duration) / top)}%`);
+    bar.style.setProperty("--compile", `${duration > 0 ? Math.min(100, (100 * made) / duration) : 0}%`);
+    bar.title = `step ${step}: ${duration.toFixed(1)} ms, of it ${made.toFixed(1)} ms tracing and compiling`;
+    return bar;
+  }));
+}
+
+function drawCompiled(rows) {
+  const body = find(".compiled tbody");
+  body.replaceChildren(...rows.map((row) => {
+    const line = make("tr");
+    for (const column of ["steps", "name", "count", "seconds", "reason"]) line.append(make("td", column, row[column]));
+    return line;
+  }));
+  setText(".compiled summary", rows.length ? "What was compiled, and why" : "What was compiled: nothing so far");
+}
+
+function draw() {
+  state = props.value;
+  if (!state) return;
+  changedAt = performance.now();
+  find(".run").dataset.phase = state.phase;
+  setText(".run-title", state.title);
+  show(".run-note", state.note);
+  setText(".run-status-text", state.status);
+  setText(".run-detail", state.detail);
+  show(".run-error", state.error);
+  find(".run-bar").style.setProperty("--done", state.fraction === null ? "0%" : `${100 * state.fraction}%`);
+  setText(".run-prompt", state.prompt);
+  const output = find(".run-output");
+  const followed = output.scrollHeight - output.scrollTop - output.clientHeight < 40;
+  output.classList.toggle("is-chat", state.is_chat);
+  setText(".run-text", state.text);
+  setText(".run-different", state.different_text);
+  if (followed) output.scrollTop = output.scrollHeight;
+  // A part that did not change is not drawn again: the state's parts arrive at their own rates.
+  for (const [part, drawPart] of [["numbers", drawNumbers], ["kv", drawCache], ["steps", drawBars], ["compiled", drawCompiled]]) {
+    const text = JSON.stringify(state[part]);
+    if (drawn[part] !== text) {
+      drawn[part] = text;
+      drawPart(state[part]);
+    }
+  }
+  speak();
+}
+
+// A screen reader hears every change of phase, and in between no more than one sentence every few seconds.
+function speak() {
+  const now = performance.now();
+  const isNewPhase = drawn.phase !== state.phase;
+  drawn.phase = state.phase;
+  if (!isNewPhase && now - spokenAt < SPOKEN_EVERY_MS) return;
+  spokenAt = now;
+  setText(".run-live", `${state.status}. ${state.detail}`);
+}
+
+// The clock runs here, so that a long compilation or loading never looks frozen while no event can come.
+setInterval(() => {
+  if (!state) return;
+  const waited = (performance.now() - changedAt) / 1000;
+  setText(".run-clock", state.has_clock && waited > 0.9 ? `(${waited.toFixed(1)} s)` : "");
+}, 250);
+
+find(".kv-grid").addEventListener("pointermove", (event) => {
+  const row = event.target.closest(".kv-row");
+  if (!row || !state) return;
+  const box = row.getBoundingClientRect();
+  const kv = state.kv;
+  const position = Math.floor(((event.clientX - box.left) / box.width) * kv.columns);
+  const what = position < Math.min(kv.filled_len, kv.prompt_len) ? "a prompt token's keys and values"
+    : position < kv.filled_len ? "a new token's keys and values"
+    : kv.capacity ? "free, allocated already" : "not allocated";
+  setText(".kv-tip", `layer ${row.dataset.layer}, position ${position}: ${what}`);
+});
+find(".kv-grid").addEventListener("pointerleave", () => setText(".kv-tip", ""));
+
+watch("value", draw);
+draw();

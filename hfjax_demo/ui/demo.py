@@ -1,0 +1,115 @@
+"""The page: header, tabs, and what happens when it is opened. One file a tab."""
+
+import gzip
+import json
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from hfjax_demo import __version__
+from hfjax_demo.errors import readable_bytes
+from hfjax_demo.events import EngineStatus, RunRecord
+from hfjax_demo.permalink import decode_permalink
+from hfjax_demo.plain_json import from_dict
+from hfjax_demo.ui.api import create_api
+from hfjax_demo.ui.compare_tab import MAX_TOKENS_FROM_GENERATE, CompareTab, create_compare_tab
+from hfjax_demo.ui.components import ASSETS, text_html
+from hfjax_demo.ui.generate_tab import GenerateTab, create_generate_tab
+from hfjax_demo.ui.history_tab import create_history_tab
+from hfjax_demo.ui.inputs import FIELDS, caches_for
+from hfjax_demo.ui.links import link_base, link_notes
+from hfjax_demo.ui.run_history import RunHistory
+from hfjax_demo.ui.words import plural
+
+if TYPE_CHECKING:
+    from hfjax_demo.inference.engine import InferenceEngine
+
+DEVICE_LINE_EVERY_S = 10
+RECORDED_RUN = ASSETS / "recorded_run.json.gz"
+
+HEADER = """<div class="page-head"><h1>hfjax_demo</h1>
+<p>Hugging Face models, written in PyTorch, running on JAX — with every step made visible.</p></div>"""
+
+WHAT_IS_THIS = """<details class="what-is-this"><summary>What am I looking at?</summary>
+<p>A language model writes one token at a time. torchax dresses a <code>jax.Array</code> as a <code>torch.Tensor</code>, so
+the unchanged PyTorch model runs on JAX.</p>
+<p><b>eager</b> runs every operator on its own. With a cache of keys and values that <b>grows</b> by one position a step,
+every shape is new every time, and JAX compiles operator after operator. With a cache of <b>fixed</b> size the shapes stay,
+and <b>jit</b> compiles one whole step once and uses it for every token.</p>
+<p>Press <b>Generate</b>, then <b>Compare both</b>. Every number is of a real run on this machine; hover over it to see
+how it was measured. <i>Cold</i> means that something had to be compiled first, <i>warm</i> that all was
+ready.</p></details>"""
+
+
+def build_demo(engine: "InferenceEngine") -> gr.Blocks:
+    """The whole page over one engine; launches nothing."""
+    statuses = {model.name: status for model, status in engine.models()}
+    recorded = load_recorded_run()
+    with gr.Blocks(title="hfjax_demo", analytics_enabled=False) as demo:
+        gr.HTML(HEADER)
+        device_line = gr.HTML(lambda: device_html(engine.status()), elem_id="device-line")
+        gr.HTML(WHAT_IS_THIS)
+        history = gr.State(RunHistory(), time_to_live=6 * 3600)
+        with gr.Tabs() as tabs:
+            with gr.Tab("Generate", id="generate"):
+                generate_tab = create_generate_tab(engine, statuses, history, recorded, link_base())
+            with gr.Tab("Compare", id="compare"):
+                compare_tab = create_compare_tab(engine, statuses, history)
+            with gr.Tab("History", id="history") as history_page:
+                create_history_tab(history).connect(history_page)
+        create_api(engine)
+        quiet: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
+        gr.Timer(DEVICE_LINE_EVERY_S).tick(lambda: device_html(engine.status()), None, [device_line], **quiet)
+        _connect_compare(generate_tab, compare_tab, tabs, quiet)
+        _connect_link(demo, generate_tab, tabs, quiet)
+    return demo
+
+
+def load_recorded_run() -> RunRecord:
+    """The run that the page shows before the first real one: made by `generate --json`, its conditions inside it."""
+    return from_dict(RunRecord, json.loads(gzip.decompress(RECORDED_RUN.read_bytes())))
+
+
+def device_html(status: EngineStatus) -> str:
+    """The live device line."""
+    return text_html(device_words(status), class_name="device-line")
+
+
+def device_words(status: EngineStatus) -> str:
+    """Backend, devices, model, dtype and memory in one line."""
+    if status.environment is None:
+        return "starting JAX" if status.is_alive else "the engine has stopped: restart the app"
+    environment, model = status.environment, status.model
+    where = f"{environment.backend} ×{environment.num_devices} ({environment.device_kind})"
+    what = f"{model.name} {readable_bytes(model.weights_bytes)} {model.dtype}" if model else "no model loaded yet"
+    waiting = f" · {plural(status.num_waiting, 'run')} waiting" if status.num_waiting else ""
+    return f"{where} · {what} · memory {readable_bytes(status.rss_bytes)}{waiting} · v{__version__}"
+
+
+def _connect_compare(generate_tab: GenerateTab, compare_tab: CompareTab, tabs: gr.Tabs, quiet: dict[str, Any]) -> None:
+    """The button "Compare both" takes the Generate tab's inputs along, opens the Compare tab and starts it."""
+    taken = [name for name in FIELDS if name not in ("mode", "cache")]
+
+    def on_take(*values: Any) -> list[Any]:
+        carried = dict(zip(taken, values, strict=True))
+        carried["max_new_tokens"] = min(carried["max_new_tokens"], MAX_TOKENS_FROM_GENERATE)
+        return [*carried.values(), gr.Tabs(selected="compare")]
+
+    sources = [generate_tab.inputs.by_field[name] for name in taken]
+    targets = [compare_tab.inputs.by_field[name] for name in taken]
+    generate_tab.compare_button.click(on_take, sources, [*targets, tabs], **quiet).then(**compare_tab.run)
+
+
+def _connect_link(demo: gr.Blocks, tab: GenerateTab, tabs: gr.Tabs, quiet: dict[str, Any]) -> None:
+    """Puts what the page's address says into the inputs; nothing runs by that."""
+
+    def on_load(request: gr.Request) -> list[Any]:
+        link = decode_permalink(dict(request.query_params))
+        updates = [gr.skip() if name not in link.values else link.values[name] for name in FIELDS]
+        if "mode" in link.values:
+            cache = str(link.values.get("cache", ""))
+            updates[FIELDS.index("cache")] = caches_for(str(link.values["mode"]), cache)
+        notes = "".join(text_html(note, class_name="link-note") for note in link_notes(link))
+        return [*updates, notes, gr.Tabs(selected=link.tab or "generate")]
+
+    demo.load(on_load, None, [*tab.inputs.components, tab.notes, tabs], **quiet)

@@ -1,0 +1,136 @@
+"""The Generate tab: what to run on the left, what happens on the right.
+
+Handlers only submit requests and read their events; nothing is computed here.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from hfjax_demo.events import RunRecord
+from hfjax_demo.plots.step_timeline import step_timeline, timeline_table
+from hfjax_demo.requests import GenerationRequest
+from hfjax_demo.ui import inputs as request_inputs
+from hfjax_demo.ui.components import run_panel, table_html
+from hfjax_demo.ui.inputs import EXAMPLES, RequestInputs
+from hfjax_demo.ui.links import link_script
+from hfjax_demo.ui.run_history import RunHistory
+from hfjax_demo.ui.run_view import RunView
+from hfjax_demo.ui.runs import connect_stop, page_errors, views_of
+from hfjax_demo.ui.words import plural
+
+if TYPE_CHECKING:
+    from hfjax_demo.inference.engine import InferenceEngine
+
+DEFAULT_NEW_TOKENS = 64
+
+
+@dataclass(frozen=True)
+class GenerateTab:
+    """The tab's components that others use.
+
+    Attributes:
+        inputs: of the request.
+        compare_button: leads to the Compare tab with this prompt.
+        finished: the event after which the history and the device line may have changed.
+        notes: where what was wrong with a link is said.
+    """
+
+    inputs: RequestInputs
+    compare_button: gr.Button
+    finished: Any
+    notes: gr.HTML
+
+
+def create_generate_tab(
+    engine: "InferenceEngine", statuses: dict[str, str], history: gr.State, recorded: RunRecord, link_base: str
+) -> GenerateTab:
+    """Builds the tab inside the current Blocks.
+
+    Args:
+        engine: serves the requests.
+        statuses: where each catalog model is.
+        history: state that holds the visit's `RunHistory`.
+        recorded: shown, and labelled so, until the first real run.
+        link_base: URL that links start with; empty means the page's own address.
+    """
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=4, min_width=320):
+            notes = gr.HTML(elem_classes="link-notes")
+            by_field = request_inputs.create_prompt_inputs(engine.settings, statuses)
+            gr.Examples([[text] for text in EXAMPLES], [by_field["prompt"]], label="Try", api_visibility="private")
+            by_field |= request_inputs.create_mode_inputs("jit", "static")
+            by_field["max_new_tokens"] = request_inputs.create_length_input(engine.settings, DEFAULT_NEW_TOKENS)
+            with gr.Row():
+                generate = gr.Button("Generate", variant="primary", elem_id="generate", min_width=120)
+                stop = gr.Button("Stop", interactive=False, elem_id="stop", min_width=120)
+            with gr.Row():
+                compare = gr.Button("Compare both", elem_id="compare-both", min_width=120)
+                copy_link = gr.Button("Copy link", elem_id="copy-link", min_width=120)
+            with gr.Accordion("Sampling", open=False):
+                by_field |= request_inputs.create_sampling_inputs()
+            with gr.Accordion("dtype, devices, cache size", open=False):
+                by_field |= request_inputs.create_placement_inputs()
+            link = gr.Textbox(
+                label="Link to these inputs",
+                info="Copy link writes it here and to the clipboard.",
+                interactive=False,
+                elem_id="link",
+                buttons=["copy"],
+            )
+        with gr.Column(scale=7, min_width=320, elem_classes="has-plot"):
+            panel = run_panel(RunView.of_record(recorded, recorded_note(recorded)).state(), elem_id="run")
+            plot = gr.Plot(step_timeline(recorded), show_label=False, elem_id="timeline")
+            with gr.Accordion("The same as a table", open=False):
+                table = gr.HTML(table_html("Every step", *timeline_table(recorded)), elem_id="timeline-table")
+    fields = RequestInputs(by_field)
+    run_id = gr.State("")
+
+    async def on_generate(*values: Any) -> AsyncIterator[dict[Any, Any]]:
+        with page_errors():
+            async for update in _run(engine, request_inputs.request_from(values[:-1]), values[-1]):
+                yield {components[name]: value for name, value in update.items()}
+
+    components = {"panel": panel, "plot": plot, "table": table, "stop": stop, "history": history, "run_id": run_id}
+    finished = generate.click(
+        on_generate,
+        [*fields.components, history],
+        list(components.values()),
+        api_visibility="private",
+        concurrency_limit=None,
+        show_progress="hidden",
+        validator=lambda *values: [*request_inputs.check(values[:-1], engine.settings), gr.validate(True, "")],
+    )
+    connect_stop(engine, stop, run_id)
+    request_inputs.connect_chat(by_field)
+    copy_link.click(None, fields.components, [link], js=link_script(link_base), api_visibility="private")
+    return GenerateTab(fields, compare, finished, notes)
+
+
+async def _run(engine: "InferenceEngine", request: GenerationRequest, history: RunHistory) -> AsyncIterator[dict[str, Any]]:
+    """The updates of one run, by component: a panel state at every token; plot, table and history at the end."""
+    is_first = True
+    async for run_id, view in views_of(engine, request):
+        if view.is_over:
+            break
+        yield {"panel": view.state()} | ({"run_id": run_id, "stop": gr.Button(interactive=True)} if is_first else {})
+        is_first = False
+    last: dict[str, Any] = {"panel": view.state(), "run_id": "", "stop": gr.Button(interactive=False)}
+    if view.record is not None:
+        last["history"] = history.add(view.record)
+        last["plot"] = await asyncio.to_thread(step_timeline, view.record)
+        last["table"] = table_html("Every step", *timeline_table(view.record))
+    yield last
+
+
+def recorded_note(record: RunRecord) -> str:
+    """What stands above the recorded run: that it is one, and its conditions."""
+    where = record.environment
+    versions = ", ".join(f"{name} {where.versions[name]}" for name in ("jax", "torchax") if name in where.versions)
+    return (
+        f"A recorded run ({where.backend}, {plural(where.num_cores, 'core')}, {versions}), so that there is something to "
+        "look at. Press Generate for a real one on this machine."
+    )

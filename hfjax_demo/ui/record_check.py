@@ -1,0 +1,114 @@
+"""Bounds that every real run keeps, so that drawing a record from anyone neither hangs a page nor contradicts itself.
+
+Types are `plain_json`'s to check. Knows nothing of files and of how a record is drawn.
+"""
+
+from dataclasses import fields, is_dataclass
+from functools import cache
+from itertools import zip_longest
+from typing import Any
+
+from hfjax_demo.errors import InvalidRequestError
+from hfjax_demo.events import RunRecord
+from hfjax_demo.requests import shown_value
+
+MAX_STEPS = 4096
+"""A browser still draws that many bars in seconds."""
+MAX_LAYERS = 1024
+MAX_POSITIONS = 2**24
+"""No model's context is longer."""
+MAX_SECONDS = 1e7
+CLOCK_SLACK_S = 1e-3
+"""Seconds below 0 that a difference of clocks may give."""
+MAX_WHOLE = 2**53 - 1
+"""Above it JavaScript's numbers skip some."""
+MAX_PER_SECOND = 1e9
+MAX_TEXT_CHARS = 1_000_000
+MAX_NAME_CHARS = 4096
+MAX_DIMENSIONS = 8
+MAX_ITEMS = 1024
+
+MOST = {
+    "num_layers": MAX_LAYERS,
+    "layer": MAX_LAYERS,
+    "max_new_tokens": MAX_POSITIONS,
+    "max_cache_len": MAX_POSITIONS,
+    "position": MAX_POSITIONS,
+    "seen_len": MAX_POSITIONS,
+    "filled_len": MAX_POSITIONS,
+    "capacity": MAX_POSITIONS,
+    "tokens_per_s": MAX_PER_SECOND,
+    "tokens_per_s_with_compile": MAX_PER_SECOND,
+}
+"""By field: the largest number; others have `MAX_WHOLE` or `MAX_SECONDS`."""
+LEAST = {"eos_token_ids": -1}
+"""By field: the smallest whole number, where it is not 0. A config may write -1 for no such token."""
+LONGEST = {
+    "steps": MAX_STEPS,
+    "token_ids": MAX_STEPS,
+    "prompt_ids": MAX_TEXT_CHARS,
+    "prompt": MAX_TEXT_CHARS,
+    "text": MAX_TEXT_CHARS,
+    "kv": MAX_LAYERS,
+    "input_shape": MAX_DIMENSIONS,
+    "output_shape": MAX_DIMENSIONS,
+    "key_shape": MAX_DIMENSIONS,
+    "value_shape": MAX_DIMENSIONS,
+}
+"""By field: the most items or characters; others have `MAX_ITEMS` or `MAX_NAME_CHARS`."""
+
+
+def check_record(record: RunRecord) -> None:
+    """Refuses what no run can have given.
+
+    Raises:
+        InvalidRequestError: a number is out of bounds, a list or a text too long, or the steps contradict the sums.
+    """
+    _check("record", record)
+    if not record.steps:
+        raise _refusal("steps must have at least one step but has none")
+    if len(record.token_ids) != len(record.steps):
+        raise _refusal(f"token_ids must have one token a step but has {len(record.token_ids)} for {len(record.steps)} steps")
+    for index, (step, token_id) in enumerate(zip_longest(record.steps, record.token_ids)):
+        if step.index != index or step.token_id != token_id:
+            raise _refusal(
+                f"step {index} must have that index and token {token_id} but has index {step.index}, token {step.token_id}"
+            )
+    if (joined := "".join(step.text for step in record.steps)) != record.text:
+        raise _refusal(
+            f"text must be the steps' texts joined but has {len(record.text)} characters, not these {len(joined)}"
+        )
+
+
+def _check(name: str, value: Any) -> None:
+    """Checks one field's value and all that is in it; numbers in a list have the list's bounds."""
+    kind: Any = type(value)
+    if kind is int:
+        if not LEAST.get(name, 0) <= value <= MOST.get(name, MAX_WHOLE):
+            raise _refusal(
+                f"{name} must be from {LEAST.get(name, 0)} to {MOST.get(name, MAX_WHOLE)} but is {shown_value(value)}"
+            )
+    elif kind is float:
+        if not -CLOCK_SLACK_S <= value <= MOST.get(name, MAX_SECONDS):
+            raise _refusal(f"{name} must be from 0 to {MOST.get(name, MAX_SECONDS):.0f} but is {value:g}")
+    elif isinstance(value, str):
+        if len(value) > LONGEST.get(name, MAX_NAME_CHARS):
+            most = LONGEST.get(name, MAX_NAME_CHARS)
+            raise _refusal(f"{name} may have at most {most} characters but has {len(value)}")
+    elif kind is tuple or kind is dict:
+        if len(value) > LONGEST.get(name, MAX_ITEMS):
+            raise _refusal(f"{name} may have at most {LONGEST.get(name, MAX_ITEMS)} items but has {len(value)}")
+        for item in value.values() if kind is dict else value:
+            _check(name, item)
+    else:
+        for field in _field_names(kind):
+            _check(field, getattr(value, field))
+
+
+@cache
+def _field_names(kind: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(kind)) if is_dataclass(kind) else ()
+
+
+def _refusal(problem: str) -> InvalidRequestError:
+    return InvalidRequestError(f"A run record must be one that a run can give: {problem}. Import a file that was exported.")

@@ -1,0 +1,44 @@
+"""Where things are on the page, by what a visitor sees: names of tabs and buttons. Every test finds them through here."""
+
+from playwright.sync_api import Locator, Page
+
+TABS = ("Generate", "Compare", "History")
+RUN_BUTTONS = {"Generate": "Generate", "Compare": "Compare"}
+"""Tab -> the button on it that starts its runs."""
+RUN_WITHIN_MS = 300_000
+
+# Stop can be pressed exactly while a run goes on. A quick run is over before anybody could look: so it is written down.
+WATCH_STOP = """(stop) => {
+  window.stopStates = [];
+  const note = () => window.stopStates.push(stop.disabled ? "off" : "on");
+  new MutationObserver(note).observe(stop, { attributeFilter: ["disabled"] });
+}"""
+RUN_IS_OVER = "() => window.stopStates.includes('on') && window.stopStates.at(-1) === 'off'"
+
+
+def open_tab(page: Page, name: str) -> None:
+    """Opens a tab by its visible name; on a narrow page Gradio keeps some of them in a menu."""
+    tab = page.get_by_role("tab", name=name, exact=True)
+    if not tab.is_visible():
+        page.get_by_role("button", name="More tabs").click()
+        page.locator(".overflow-dropdown").get_by_role("button", name=name, exact=True).click()
+    else:
+        tab.click()
+    page.get_by_role("tab", name=name, exact=True, selected=True).wait_for()
+
+
+def button(page: Page, name: str) -> Locator:
+    return page.get_by_role("button", name=name, exact=True)
+
+
+def run(page: Page, button_name: str = "Generate") -> None:
+    """Presses the button on the open tab and returns when what it started is over, whether done, stopped or failed."""
+    button(page, "Stop").evaluate(WATCH_STOP)
+    button(page, button_name).click()
+    page.wait_for_function(RUN_IS_OVER, timeout=RUN_WITHIN_MS)
+
+
+def sideways_overflow(page: Page) -> int:
+    """CSS pixels by which the page is wider than its window."""
+    width = page.viewport_size["width"]
+    return page.evaluate("() => document.documentElement.scrollWidth") - width
