@@ -27,8 +27,9 @@ check: $(DEVELOPMENT)
 unit: $(DEVELOPMENT) $(BROWSER)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
-bench: $(RUNTIME)
+bench: $(DEVELOPMENT) $(BROWSER)
 	$(BIN)/python -m benchmarks.decode
+	$(BIN)/python -m benchmarks.page
 
 bench-gpu:
 	python3 -m benchmarks.article

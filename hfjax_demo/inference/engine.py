@@ -263,6 +263,9 @@ class InferenceEngine:
         def progress(stage: str, fraction: float | None) -> None:
             if job.stop_requested.is_set():
                 raise _StoppedError
+            self._busy_since = (
+                time.perf_counter()
+            )  # a download may take longer than any step: each part of it is a sign of life
             job.tell(LoadingEvent(stage, fraction, time.perf_counter() - started))
 
         reclaimable_bytes = self._model.weights_bytes if self._model else 0

@@ -208,7 +208,7 @@ def encode_prompt(tokenizer: Any, request: GenerationRequest, vocab_size: int) -
     if request.chat:
         if not tokenizer.chat_template:
             raise InvalidRequestError(
-                f"Chat needs a chat template, but {request.model} has none: it is not tuned for chat. Leave out --chat.",
+                f"Chat needs a chat template, but {request.model} has none: it is not tuned for chat. Turn chat off.",
                 field="chat",
             )
         messages = [{"role": "user", "content": request.prompt}]
@@ -241,7 +241,7 @@ def _check_capacity(request: GenerationRequest, prompt_len: int, model: LoadedMo
         raise InvalidRequestError(
             f"jit over a growing cache compiles a new program for every token (seconds each), so it may make at most "
             f"{most} new tokens but {request.max_new_tokens} were asked for. Ask for {most} or fewer, or use "
-            "--cache static.",
+            "the fixed cache (static).",
             field="max_new_tokens",
         )
     return None

@@ -100,7 +100,7 @@ class JsonApi:
         StepEvent for each token (text, shapes, seconds, compilations and why, every layer's KV cache), and last a
         FinishedEvent. Its `record` is the whole run: `text`, `token_ids`, `finish_reason` ("eos", "length" or "time_limit"),
         `model`, `environment`, and in `summary` seconds, tokens per second, number of compilations and bytes.
-        A tool call returns the FinishedEvent alone. Leaving the stream stops the run within one step.
+        A tool call returns the FinishedEvent alone and runs to its end; leaving a stream stops its run within one step.
 
         Args:
             caller: of the call; Gradio gives it.

@@ -18,9 +18,8 @@ from hfjax_demo.requests import GenerationRequest
 from hfjax_demo.ui import inputs as request_inputs
 from hfjax_demo.ui.components import run_panel, table_html, text_html
 from hfjax_demo.ui.inputs import FIELDS, RequestInputs
-from hfjax_demo.ui.run_history import RunHistory
 from hfjax_demo.ui.run_view import RunView
-from hfjax_demo.ui.runs import connect_stop, page_errors, views_of
+from hfjax_demo.ui.runs import connect_stop, keep_runs, page_errors, views_of
 from hfjax_demo.ui.words import setting_words
 
 if TYPE_CHECKING:
@@ -33,10 +32,11 @@ MAX_TOKENS_FROM_GENERATE = 16
 
 @dataclass(frozen=True)
 class CompareTab:
-    """The tab's parts that others use: its inputs (mode and cache are the baseline's) and how to start it."""
+    """What others use: the inputs (mode and cache are the baseline's), how to start a run, how to keep its records."""
 
     inputs: RequestInputs
     run: dict[str, Any]
+    keep: dict[str, Any]
 
 
 def create_compare_tab(engine: "InferenceEngine", statuses: dict[str, str], history: gr.State) -> CompareTab:
@@ -64,20 +64,20 @@ def create_compare_tab(engine: "InferenceEngine", statuses: dict[str, str], hist
     plot = gr.Plot(show_label=False, visible=False, elem_id="race")
     with gr.Accordion("The race as a table", open=False, visible=False) as table_box:
         table = gr.HTML(elem_id="race-table")
-    fields, run_id = RequestInputs(by_field), gr.State("")
-    inputs = [*fields.components, candidate["mode"], candidate["cache"], history]
+    fields, run_id, made = RequestInputs(by_field), gr.State(""), gr.State(())
+    inputs = [*fields.components, candidate["mode"], candidate["cache"]]
     components = {"left": left, "right": right, "verdict": verdict, "plot": plot, "table": table, "table_box": table_box}
-    components |= {"stop": stop, "run_id": run_id, "history": history}
+    components |= {"stop": stop, "run_id": run_id, "made": made}
 
     async def on_compare(*values: Any) -> AsyncIterator[dict[Any, Any]]:
         with page_errors():
-            baseline, other = requests_from(values[:-1])
-            async for update in _run_both(engine, baseline, other, values[-1]):
+            baseline, other = requests_from(values)
+            async for update in _run_both(engine, baseline, other):
                 yield {components[name]: value for name, value in update.items()}
 
     def on_validate(*values: Any) -> list[dict[str, Any]]:
         # The candidate's mode and cache are legal by their pickers; its other fields are the baseline's.
-        return [*request_inputs.check(values[: len(FIELDS)], engine.settings), *[gr.validate(True, "")] * 3]
+        return [*request_inputs.check(values[: len(FIELDS)], engine.settings), *[gr.validate(True, "")] * 2]
 
     run: dict[str, Any] = {
         "fn": on_compare,
@@ -87,10 +87,12 @@ def create_compare_tab(engine: "InferenceEngine", statuses: dict[str, str], hist
         "concurrency_limit": None,
         "show_progress": "hidden",
     }
-    start.click(**run, validator=on_validate)
+    keep: dict[str, Any] = {"fn": keep_runs, "inputs": [history, made], "outputs": [history, made]}
+    keep |= {"api_visibility": "private", "show_progress": "hidden"}
+    start.click(**run, validator=on_validate).then(**keep)
     connect_stop(engine, stop, run_id)
     request_inputs.connect_chat(by_field)
-    return CompareTab(fields, run)
+    return CompareTab(fields, run, keep)
 
 
 HINT = (
@@ -113,7 +115,7 @@ def requests_from(values: Any) -> tuple[GenerationRequest, GenerationRequest]:
 
 
 async def _run_both(
-    engine: "InferenceEngine", baseline: GenerationRequest, candidate: GenerationRequest, history: RunHistory
+    engine: "InferenceEngine", baseline: GenerationRequest, candidate: GenerationRequest
 ) -> AsyncIterator[dict[str, Any]]:
     """The updates of both runs, by component; a run that is stopped or fails ends the comparison."""
     records: list[RunRecord] = []
@@ -129,24 +131,23 @@ async def _run_both(
             yield {side: view.state()} | ({"run_id": run_id} if run_id != told_id else {})
             told_id = run_id
         if view.record is not None:
-            history = history.add(view.record)
             records.append(view.record)
         if view.is_stopped:
-            yield _ended(f"The comparison ended early: the {side} run did not finish.", history)
+            yield _ended(f"The comparison ended early: the {side} run did not finish.", records)
             return
-    yield await asyncio.to_thread(_result, records[0], records[1], history)
+    yield await asyncio.to_thread(_result, records[0], records[1])
 
 
-def _ended(verdict: str, history: RunHistory) -> dict[str, Any]:
-    ended = {"stop": gr.Button(interactive=False), "run_id": "", "history": history}
+def _ended(verdict: str, records: list[RunRecord]) -> dict[str, Any]:
+    ended = {"stop": gr.Button(interactive=False), "run_id": "", "made": tuple(records)}
     return ended | {"verdict": text_html(verdict, class_name="explanation")}
 
 
-def _result(baseline: RunRecord, candidate: RunRecord, history: RunHistory) -> dict[str, Any]:
+def _result(baseline: RunRecord, candidate: RunRecord) -> dict[str, Any]:
     """The updates that end a comparison: verdict, race, both caches on one scale, and where the texts part."""
     comparison = compare_runs(baseline, candidate)
     labels = setting_words(baseline.request), setting_words(candidate.request)
-    update = _ended("", history) | {
+    update = _ended("", [baseline, candidate]) | {
         "verdict": verdict_html(comparison),
         "plot": gr.Plot(race(baseline, candidate, *labels), visible=True),
         "table": table_html("Seconds since the start, by token", *race_table(baseline, candidate, *labels)),

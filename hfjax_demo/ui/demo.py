@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from hfjax_demo.inference.engine import InferenceEngine
 
 DEVICE_LINE_EVERY_S = 10
+UPLOADS_KEPT_S = (3600, 6 * 3600)
+"""How often uploaded files are looked through, and how old they get."""
 RECORDED_RUN = ASSETS / "recorded_run.json.gz"
 
 HEADER = """<div class="page-head"><h1>hfjax_demo</h1>
@@ -45,9 +47,9 @@ def build_demo(engine: "InferenceEngine") -> gr.Blocks:
     """The whole page over one engine; launches nothing."""
     statuses = {model.name: status for model, status in engine.models()}
     recorded = load_recorded_run()
-    with gr.Blocks(title="hfjax_demo", analytics_enabled=False) as demo:
+    with gr.Blocks(title="hfjax_demo", analytics_enabled=False, delete_cache=UPLOADS_KEPT_S) as demo:
         gr.HTML(HEADER)
-        device_line = gr.HTML(lambda: device_html(engine.status()), elem_id="device-line")
+        device_line = gr.HTML(device_html(engine.status()), elem_id="device-line")
         gr.HTML(WHAT_IS_THIS)
         history = gr.State(RunHistory(), time_to_live=6 * 3600)
         with gr.Tabs() as tabs:
@@ -59,6 +61,7 @@ def build_demo(engine: "InferenceEngine") -> gr.Blocks:
                 create_history_tab(history).connect(history_page)
         create_api(engine)
         quiet: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
+        demo.load(lambda: device_html(engine.status()), None, [device_line], **quiet)
         gr.Timer(DEVICE_LINE_EVERY_S).tick(lambda: device_html(engine.status()), None, [device_line], **quiet)
         _connect_compare(generate_tab, compare_tab, tabs, quiet)
         _connect_link(demo, generate_tab, tabs, quiet)
@@ -97,7 +100,9 @@ def _connect_compare(generate_tab: GenerateTab, compare_tab: CompareTab, tabs: g
 
     sources = [generate_tab.inputs.by_field[name] for name in taken]
     targets = [compare_tab.inputs.by_field[name] for name in taken]
-    generate_tab.compare_button.click(on_take, sources, [*targets, tabs], **quiet).then(**compare_tab.run)
+    generate_tab.compare_button.click(on_take, sources, [*targets, tabs], **quiet).then(**compare_tab.run).then(
+        **compare_tab.keep
+    )
 
 
 def _connect_link(demo: gr.Blocks, tab: GenerateTab, tabs: gr.Tabs, quiet: dict[str, Any]) -> None:

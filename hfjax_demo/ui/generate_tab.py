@@ -17,9 +17,8 @@ from hfjax_demo.ui import inputs as request_inputs
 from hfjax_demo.ui.components import run_panel, table_html
 from hfjax_demo.ui.inputs import EXAMPLES, RequestInputs
 from hfjax_demo.ui.links import link_script
-from hfjax_demo.ui.run_history import RunHistory
 from hfjax_demo.ui.run_view import RunView
-from hfjax_demo.ui.runs import connect_stop, page_errors, views_of
+from hfjax_demo.ui.runs import connect_stop, keep_runs, page_errors, views_of
 from hfjax_demo.ui.words import plural
 
 if TYPE_CHECKING:
@@ -59,7 +58,7 @@ def create_generate_tab(
     """
     with gr.Row(equal_height=False):
         with gr.Column(scale=4, min_width=320):
-            notes = gr.HTML(elem_classes="link-notes")
+            notes = gr.HTML(elem_id="link-notes")
             by_field = request_inputs.create_prompt_inputs(engine.settings, statuses)
             gr.Examples([[text] for text in EXAMPLES], [by_field["prompt"]], label="Try", api_visibility="private")
             by_field |= request_inputs.create_mode_inputs("jit", "static")
@@ -87,31 +86,32 @@ def create_generate_tab(
             with gr.Accordion("The same as a table", open=False):
                 table = gr.HTML(table_html("Every step", *timeline_table(recorded)), elem_id="timeline-table")
     fields = RequestInputs(by_field)
-    run_id = gr.State("")
+    run_id, made = gr.State(""), gr.State(())
 
     async def on_generate(*values: Any) -> AsyncIterator[dict[Any, Any]]:
         with page_errors():
-            async for update in _run(engine, request_inputs.request_from(values[:-1]), values[-1]):
+            async for update in _run(engine, request_inputs.request_from(values)):
                 yield {components[name]: value for name, value in update.items()}
 
-    components = {"panel": panel, "plot": plot, "table": table, "stop": stop, "history": history, "run_id": run_id}
+    components = {"panel": panel, "plot": plot, "table": table, "stop": stop, "made": made, "run_id": run_id}
     finished = generate.click(
         on_generate,
-        [*fields.components, history],
+        fields.components,
         list(components.values()),
         api_visibility="private",
         concurrency_limit=None,
         show_progress="hidden",
-        validator=lambda *values: [*request_inputs.check(values[:-1], engine.settings), gr.validate(True, "")],
+        validator=lambda *values: request_inputs.check(values, engine.settings),
     )
+    kept = finished.then(keep_runs, [history, made], [history, made], api_visibility="private", show_progress="hidden")
     connect_stop(engine, stop, run_id)
     request_inputs.connect_chat(by_field)
     copy_link.click(None, fields.components, [link], js=link_script(link_base), api_visibility="private")
-    return GenerateTab(fields, compare, finished, notes)
+    return GenerateTab(fields, compare, kept, notes)
 
 
-async def _run(engine: "InferenceEngine", request: GenerationRequest, history: RunHistory) -> AsyncIterator[dict[str, Any]]:
-    """The updates of one run, by component: a panel state at every token; plot, table and history at the end."""
+async def _run(engine: "InferenceEngine", request: GenerationRequest) -> AsyncIterator[dict[str, Any]]:
+    """The updates of one run, by component: a panel state at every token; plot, table and record at the end."""
     is_first = True
     async for run_id, view in views_of(engine, request):
         if view.is_over:
@@ -120,7 +120,7 @@ async def _run(engine: "InferenceEngine", request: GenerationRequest, history: R
         is_first = False
     last: dict[str, Any] = {"panel": view.state(), "run_id": "", "stop": gr.Button(interactive=False)}
     if view.record is not None:
-        last["history"] = history.add(view.record)
+        last["made"] = (view.record,)
         last["plot"] = await asyncio.to_thread(step_timeline, view.record)
         last["table"] = table_html("Every step", *timeline_table(view.record))
     yield last

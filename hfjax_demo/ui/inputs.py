@@ -13,7 +13,7 @@ from hfjax_demo.catalog import DEFAULT_MODEL, find_in_catalog
 from hfjax_demo.errors import InvalidRequestError
 from hfjax_demo.kv_shapes import DTYPE_BYTES
 from hfjax_demo.limits import check_limits, may_type_any_model, offered_models
-from hfjax_demo.requests import MAX_SEED, ExecutionMode, GenerationRequest
+from hfjax_demo.requests import DEFAULT_CACHE, MAX_SEED, ExecutionMode, GenerationRequest
 from hfjax_demo.settings import Settings
 from hfjax_demo.ui.components import text_html
 from hfjax_demo.ui.words import CACHE_CHOICES, CACHE_EXPLANATIONS, MODE_CHOICES
@@ -103,7 +103,7 @@ def create_mode_inputs(mode: str, cache: str, prefix: str = "", label: str = "Ru
     cache_radio = gr.Radio(choices, value=cache, label="KV cache", elem_id=f"{prefix}cache")
     explanation = gr.HTML(_explained(mode, cache), elem_id=f"{prefix}explanation")
     quiet: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
-    mode_radio.input(caches_for, [mode_radio, cache_radio], [cache_radio], **quiet)
+    mode_radio.input(caches_for, [mode_radio], [cache_radio], **quiet)
     gr.on([mode_radio.change, cache_radio.change], _explained, [mode_radio, cache_radio], [explanation], **quiet)
     return {"mode": mode_radio, "cache": cache_radio}
 
@@ -155,12 +155,11 @@ def model_words(name: str, statuses: dict[str, str]) -> str:
     return f"{name} · {size} parameters · {'here' if statuses.get(name) != 'on the Hub' else 'download from the Hub'}"
 
 
-def caches_for(mode: str, cache: str) -> Any:
-    """The cache picker for a mode: legal choices only, the present one kept where it still is."""
+def caches_for(mode: str, cache: str = "") -> Any:
+    """The cache picker for a mode: legal choices only, `cache` where it is one of them, else the mode's default."""
     choices = CACHE_CHOICES[ExecutionMode(mode)]
-    legal = [value for _, value in choices]
-    kept = cache if cache in legal else ("static" if mode == ExecutionMode.JIT else "dynamic")
-    return gr.Radio(choices=choices, value=kept)
+    is_legal = cache in [value for _, value in choices]
+    return gr.Radio(choices=choices, value=cache if is_legal else str(DEFAULT_CACHE[ExecutionMode(mode)]))
 
 
 def _explained(mode: str, cache: str) -> str:

@@ -20,6 +20,7 @@ from hfjax_demo.events import (
     StartedEvent,
     StepEvent,
 )
+from hfjax_demo.plots.hover_text import shown_text
 from hfjax_demo.requests import CacheKind, GenerationRequest
 from hfjax_demo.ui.words import plural, seconds, setting_words
 
@@ -27,6 +28,7 @@ CACHE_INTERVAL_S = 0.1
 """The cache picture changes at most ten times a second; text changes at every token."""
 DETAIL_INTERVAL_S = 0.5
 """Step bars and the table of compilations change at most twice a second."""
+MAX_NAME_CHARS = 96
 MAX_COMPILED_ROWS = 60
 
 FINISH_WORDS = {
@@ -71,7 +73,7 @@ class RunView:
         self._refreshed_at = {"kv": float("-inf"), "detail": float("-inf")}
         self._state: dict[str, Any] = {
             "phase": "waiting",
-            "title": f"{request.model} · {setting_words(request)}",
+            "title": f"{shown_text(request.model, MAX_NAME_CHARS)} · {setting_words(request)}",
             "note": note,
             "status": "sending",
             "detail": "",
@@ -133,9 +135,10 @@ class RunView:
                 self._add_step(event)
             case FinishedEvent(record):
                 self._finish(record)
-            case FailedEvent(_, message, _):
+            case FailedEvent(error, message, _):
                 self.is_over = True
-                self._say("failed", "this run failed", has_clock=False)
+                ending = "stopped before the first token" if error == "RequestStoppedError" else "this run failed"
+                self._say("failed", ending, has_clock=False)
                 self._state["error"] = message
 
     def _say(self, phase: str, status: str, detail: str = "", fraction: float | None = None, has_clock: bool = True) -> None:
@@ -273,7 +276,7 @@ def iteration_line(step: StepEvent, kind: CacheKind) -> str:
 
 
 def compiled_rows(steps: list[StepEvent]) -> list[dict[str, str]]:
-    """What was compiled and why, one row a name and reason: first step, how often, seconds; at most 60 rows.
+    """What was compiled and why, one row a name and reason: steps, how often, seconds; 60 rows, then one for the rest.
 
     The same operator compiled at many steps is one row that names them.
     """

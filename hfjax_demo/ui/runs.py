@@ -1,5 +1,6 @@
 """From a request to the views of its run, for handlers on the event loop."""
 
+import asyncio
 import contextlib
 import html
 import logging
@@ -9,7 +10,9 @@ from typing import TYPE_CHECKING
 import gradio as gr
 
 from hfjax_demo.errors import HfJaxDemoError
+from hfjax_demo.events import RunRecord
 from hfjax_demo.requests import GenerationRequest
+from hfjax_demo.ui.run_history import RunHistory
 from hfjax_demo.ui.run_view import RunView
 
 if TYPE_CHECKING:
@@ -56,6 +59,16 @@ def page_errors() -> Iterator[None]:
     except Exception as err:
         logger.exception("a handler of the page failed")
         raise gr.Error(UNEXPECTED, print_exception=False) from err
+
+
+async def keep_runs(history: RunHistory, records: tuple[RunRecord, ...]) -> tuple[RunHistory, tuple[RunRecord, ...]]:
+    """The history as it is when a run has ended, with its records added, and none left to add.
+
+    A handler of its own: a run lasts minutes, and what it read of the history when it began is out of date by then.
+    """
+    for record in records:
+        history = await asyncio.to_thread(history.add, record)
+    return history, ()
 
 
 def connect_stop(engine: "InferenceEngine", button: gr.Button, run_id: gr.State) -> None:

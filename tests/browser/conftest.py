@@ -4,10 +4,12 @@ A test fails where a page logs an error or asks a foreign host, unless it says w
 `@pytest.mark.allow_page_errors("status of 503")`, a regular expression.
 """
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Error as PlaywrightError
 
 from tests.browser.visits import Visits, chromium
 from tests.served_app import ServedApp
@@ -33,7 +35,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     report = yield
     fixtures = getattr(item, "funcargs", {})
     if report.failed and isinstance(visits := fixtures.get("visits"), Visits):
-        report.sections.append(("pages", "\n".join(map(str, visits.save_pictures(fixtures["tmp_path"])))))
+        with contextlib.suppress(PlaywrightError):  # a page that hangs has no picture; the test's own failure says more
+            report.sections.append(("pages", "\n".join(map(str, visits.save_pictures(fixtures["tmp_path"])))))
     if report.failed and isinstance(app := fixtures.get("served_app"), ServedApp):
         report.sections.append(("the app's log", app.log_tail()))
     return report
@@ -61,7 +64,8 @@ def visits(request, served_app, browser, tmp_path):
     marker = request.node.get_closest_marker("allow_page_errors")
     problems = visits.problems(marker.args[0] if marker else None)
     if problems:
-        visits.save_pictures(tmp_path)
+        with contextlib.suppress(PlaywrightError):
+            visits.save_pictures(tmp_path)
     visits.close()
     assert not problems, f"pages are in {tmp_path}"
 

@@ -1,6 +1,9 @@
 """Where things are on the page, by what a visitor sees: names of tabs and buttons. Every test finds them through here."""
 
-from playwright.sync_api import Locator, Page
+from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import TimeoutError as PlaywrightTimeoutError
+
+from tests.browser.visits import ACTION_WITHIN_MS
 
 TABS = ("Generate", "Compare", "History")
 RUN_BUTTONS = {"Generate": "Generate", "Compare": "Compare"}
@@ -19,12 +22,19 @@ RUN_IS_OVER = "() => window.stopStates.includes('on') && window.stopStates.at(-1
 def open_tab(page: Page, name: str) -> None:
     """Opens a tab by its visible name; on a narrow page Gradio keeps some of them in a menu."""
     tab = page.get_by_role("tab", name=name, exact=True)
-    if not tab.is_visible():
-        page.get_by_role("button", name="More tabs").click()
-        page.locator(".overflow-dropdown").get_by_role("button", name=name, exact=True).click()
-    else:
-        tab.click()
-    page.get_by_role("tab", name=name, exact=True, selected=True).wait_for()
+    # Gradio draws every tab, measures them, and then moves what does not fit into the menu: a tab just seen may be gone.
+    for within_ms in (2_000, 5_000, ACTION_WITHIN_MS):
+        try:
+            if tab.is_visible():
+                tab.click(timeout=within_ms)
+            else:
+                button(page, "More tabs").click(timeout=within_ms)
+                page.locator(".overflow-dropdown").get_by_role("button", name=name, exact=True).click(timeout=within_ms)
+            page.get_by_role("tab", name=name, exact=True, selected=True).wait_for(timeout=within_ms)
+            return
+        except PlaywrightTimeoutError:
+            if within_ms == ACTION_WITHIN_MS:
+                raise
 
 
 def button(page: Page, name: str) -> Locator:
@@ -36,6 +46,11 @@ def run(page: Page, button_name: str = "Generate") -> None:
     button(page, "Stop").evaluate(WATCH_STOP)
     button(page, button_name).click()
     page.wait_for_function(RUN_IS_OVER, timeout=RUN_WITHIN_MS)
+
+
+def wait_for_drawn_record(page: Page) -> None:
+    """Returns when the History tab, open already, has drawn the run that is selected there."""
+    expect(button(page, "Export JSON")).to_be_enabled(timeout=ACTION_WITHIN_MS)
 
 
 def sideways_overflow(page: Page) -> int:

@@ -1,5 +1,7 @@
 """The browser tests' own senses: a fault planted on the page is noticed."""
 
+import os
+
 import pytest
 
 from tests.browser.accessibility import serious_findings
@@ -7,6 +9,12 @@ from tests.browser.pages import TABS, open_tab, sideways_overflow
 
 # Nothing listens there and no name is looked up: the browser refuses to resolve any.
 FOREIGN = "https://fonts.example/font.css"
+
+
+@pytest.mark.skipif("PYTEST_XDIST_WORKER" not in os.environ, reason="there is one process")
+def test_the_browser_tests_share_one_worker(request):
+    """pytest 9.2 made pytest-xdist 3.8 ignore groups: each worker started an app of its own, and nobody was told."""
+    assert request.node.nodeid.endswith("@browser")
 
 
 @pytest.mark.allow_page_errors("ERR_NAME_NOT_RESOLVED")

@@ -18,6 +18,7 @@ from mcp.types import CallToolResult, Tool
 
 from hfjax_demo.inference.engine import InferenceEngine
 from hfjax_demo.ui import serve
+from tests.served_app import free_port
 
 ANSWER_WITHIN_S = 120.0
 QUIET_WITHIN_S = 60.0
@@ -35,6 +36,7 @@ class LivePage:
     Attributes:
         engine: serves its requests; not closed with the page.
         url: of the page, without a slash at its end.
+        mcp_url: where agents find its tools.
         client: calls the JSON API as `gradio_client` does.
         http: calls it as curl does.
     """
@@ -45,9 +47,11 @@ class LivePage:
     def __enter__(self) -> "LivePage":
         with contextlib.ExitStack() as stack:
             stack.enter_context(_event_loops_closed_afterwards())
-            demo = serve.launch(self.engine, server_name="127.0.0.1", inbrowser=False)
+            # Looking for a free port itself, gradio 6.31 leaves a socket open for each that is taken.
+            demo = serve.launch(self.engine, server_name="127.0.0.1", server_port=free_port())
             stack.callback(demo.close, verbose=False)
             self.url = demo.local_url.rstrip("/")
+            self.mcp_url = f"{self.url}/gradio_api/mcp/"
             self.client = Client(self.url, verbose=False, analytics_enabled=False, download_files=False)
             stack.callback(self.client.close)
             self.http = stack.enter_context(httpx.Client(base_url=self.url, timeout=ANSWER_WITHIN_S, trust_env=False))
@@ -85,7 +89,7 @@ class LivePage:
 
     async def _in_session(self, ask: Callable[[ClientSession], Any]) -> Any:
         async with (
-            streamable_http_client(f"{self.url}/gradio_api/mcp/") as (read, write, _),
+            streamable_http_client(self.mcp_url) as (read, write, _),
             ClientSession(read, write) as session,
         ):
             await session.initialize()

@@ -22,6 +22,7 @@ const SPOKEN_EVERY_MS = 4000;
 let state = null;
 let drawn = {};
 let changedAt = performance.now();
+let followedAt = 0;
 let spokenAt = -SPOKEN_EVERY_MS;
 
 function drawNumbers(numbers) {
@@ -39,6 +40,12 @@ function drawNumbers(numbers) {
     if (box.firstChild.textContent !== number.label) box.firstChild.textContent = number.label;
     if (box.lastChild.textContent !== number.value) box.lastChild.textContent = number.value;
   });
+}
+
+function place(selector, from, to, columns) {
+  const box = find(selector).style;
+  box.left = `${(100 * Math.min(from, columns)) / columns}%`;
+  box.width = `${(100 * Math.max(0, Math.min(to, columns) - from)) / columns}%`;
 }
 
 function drawCache(kv) {
@@ -59,21 +66,21 @@ function drawCache(kv) {
   setText(".kv-last", kv.columns ? String(kv.columns - 1) : "");
   const grid = find(".kv-grid");
   const count = kv.kind === "none" ? 0 : Math.min(kv.num_layers, MAX_ROWS);
-  if (grid.children.length !== count) {
-    grid.replaceChildren(...Array.from({ length: count }, (_, layer) => {
-      const row = make("div", "kv-row");
-      row.dataset.layer = layer;
-      return row;
-    }));
+  const rows = grid.querySelector(".kv-rows");
+  if (rows.children.length !== count) {
+    rows.replaceChildren(...Array.from({ length: count }, () => make("div", "kv-row")));
+    grid.hidden = count === 0;
   }
-  kv.layer_kinds.slice(0, count).forEach((kind, layer) => { grid.children[layer].dataset.kind = kind; });
+  kv.layer_kinds.slice(0, count).forEach((kind, layer) => { rows.children[layer].dataset.kind = kind; });
+  // Three boxes across all layers: every layer's cache is as full as the others'. Only their widths change from step to step.
   const columns = Math.max(1, kv.columns);
-  const percent = (positions) => `${(100 * Math.min(positions, columns)) / columns}%`;
-  grid.style.setProperty("--cell", percent(1));
-  grid.style.setProperty("--prompt", percent(Math.min(filled, kv.prompt_len)));
-  grid.style.setProperty("--before", percent(Math.max(0, filled - (filled > kv.prompt_len ? 1 : filled))));
-  grid.style.setProperty("--filled", percent(filled));
-  grid.classList.toggle("has-cells", columns <= 128);
+  const prompt = Math.min(filled, kv.prompt_len);
+  const before = filled > kv.prompt_len ? filled - 1 : prompt;
+  place(".kv-kept", 0, prompt, columns);
+  place(".kv-new", prompt, before, columns);
+  place(".kv-now", before, filled, columns);
+  grid.style.setProperty("--cell", `${100 / columns}%`);
+  rows.classList.toggle("has-cells", columns <= 128);
   grid.setAttribute("aria-label", kv.shape
     ? `KV cache: ${kv.shape}, ${kv.bytes}, ${places}; ${Math.min(filled, kv.prompt_len)} from the prompt`
     : "KV cache: empty");
@@ -105,6 +112,16 @@ function drawCompiled(rows) {
   setText(".compiled summary", rows.length ? "What was compiled, and why" : "What was compiled: nothing so far");
 }
 
+// Keeps the newest words in sight, unless the visitor has scrolled up to read. Reading sizes makes the browser lay out the
+// page, so not at every token.
+function follow(output) {
+  const now = performance.now();
+  if (now - followedAt < 200 && state.has_clock) return;
+  followedAt = now;
+  const missing = output.scrollHeight - output.scrollTop - output.clientHeight;
+  if (missing > 0 && missing < 120) output.scrollTop = output.scrollHeight;
+}
+
 function draw() {
   state = props.value;
   if (!state) return;
@@ -118,11 +135,10 @@ function draw() {
   find(".run-bar").style.setProperty("--done", state.fraction === null ? "0%" : `${100 * state.fraction}%`);
   setText(".run-prompt", state.prompt);
   const output = find(".run-output");
-  const followed = output.scrollHeight - output.scrollTop - output.clientHeight < 40;
   output.classList.toggle("is-chat", state.is_chat);
   setText(".run-text", state.text);
   setText(".run-different", state.different_text);
-  if (followed) output.scrollTop = output.scrollHeight;
+  follow(output);
   // A part that did not change is not drawn again: the state's parts arrive at their own rates.
   for (const [part, drawPart] of [["numbers", drawNumbers], ["kv", drawCache], ["steps", drawBars], ["compiled", drawCompiled]]) {
     const text = JSON.stringify(state[part]);
@@ -152,15 +168,17 @@ setInterval(() => {
 }, 250);
 
 find(".kv-grid").addEventListener("pointermove", (event) => {
-  const row = event.target.closest(".kv-row");
-  if (!row || !state) return;
-  const box = row.getBoundingClientRect();
+  const box = find(".kv-rows").getBoundingClientRect();
+  const count = find(".kv-rows").children.length;
+  if (!count || !state) return;
   const kv = state.kv;
-  const position = Math.floor(((event.clientX - box.left) / box.width) * kv.columns);
+  const within = (value, most) => Math.max(0, Math.min(most - 1, Math.floor(value * most)));
+  const position = within((event.clientX - box.left) / box.width, kv.columns);
+  const layer = within((event.clientY - box.top) / box.height, count);
   const what = position < Math.min(kv.filled_len, kv.prompt_len) ? "a prompt token's keys and values"
     : position < kv.filled_len ? "a new token's keys and values"
     : kv.capacity ? "free, allocated already" : "not allocated";
-  setText(".kv-tip", `layer ${row.dataset.layer}, position ${position}: ${what}`);
+  setText(".kv-tip", `layer ${layer}, position ${position}: ${what}`);
 });
 find(".kv-grid").addEventListener("pointerleave", () => setText(".kv-tip", ""));
 
