@@ -4,12 +4,14 @@ Knows nothing of what is on the page.
 """
 
 import logging
+import os
 import signal
 import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
+from gradio.node_server import stop_node_process
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
@@ -27,6 +29,8 @@ SESSIONS_KEPT = 200
 SPARE_THREADS = 16
 """Gradio runs as many events at once as it has threads: all who may wait for the engine, and some who press Stop."""
 MAX_UPLOAD = "32mb"
+HEALTH_PATHS = ("/healthz", "/gradio_api/healthz")
+"""The second is what Gradio's Node process passes on where it renders on the server; `healthz.mjs` sends the first there."""
 QUEUE_INTERVAL_S = 0.02
 """How often Gradio looks for new events. Its own 1 ms means two thousand wake-ups a second, which decoding pays for."""
 THREAD_SWITCH_INTERVAL_S = 0.0005
@@ -46,6 +50,8 @@ def serve(engine: "InferenceEngine", **options: Any) -> None:
         signal.signal(number, lambda *_: ended.set())
     ended.wait()
     demo.close()
+    if demo.node_process:  # Gradio leaves it running, and with it the port
+        stop_node_process(demo.node_process)
 
 
 def launch(engine: "InferenceEngine", **options: Any) -> gr.Blocks:
@@ -56,6 +62,7 @@ def launch(engine: "InferenceEngine", **options: Any) -> gr.Blocks:
         return JSONResponse(body, status_code=status)
 
     demo = build_demo(engine)
+    os.environ["NODE_OPTIONS"] = f"--import {(ASSETS / 'healthz.mjs').as_uri()}"
     demo.queue(max_size=engine.settings.max_waiting, default_concurrency_limit=None)
     demo._queue.sleep_when_free = QUEUE_INTERVAL_S
     demo._queue.progress_update_sleep_when_free = QUEUE_INTERVAL_S
@@ -72,7 +79,7 @@ def launch(engine: "InferenceEngine", **options: Any) -> gr.Blocks:
         max_file_size=MAX_UPLOAD,
         state_session_capacity=SESSIONS_KEPT,
         max_threads=engine.settings.max_waiting + SPARE_THREADS,
-        app_kwargs={"routes": [Route("/healthz", healthz)]},
+        app_kwargs={"routes": [Route(path, healthz) for path in HEALTH_PATHS]},
         **options,
     )
     return demo
