@@ -153,7 +153,7 @@ def test_a_cache_beyond_the_operators_limit_names_the_setting(tiny, capsys, monk
 def test_jit_over_a_growing_cache_is_refused_beyond_a_few_tokens(tiny, capsys):
     error = failure_to_generate(capsys, "--model", tiny, "--cache", "dynamic", "--max-new-tokens", "17")
     assert "at most 16 new tokens but 17" in error
-    assert "--cache static" in error
+    assert "fixed cache (static)" in error
 
 
 def test_more_parts_than_devices_are_refused_with_both_numbers(tiny, capsys):
@@ -165,7 +165,7 @@ def test_more_parts_than_devices_are_refused_with_both_numbers(tiny, capsys):
 def test_chat_with_a_model_that_has_no_template_is_refused(tiny, capsys):
     error = failure_to_generate(capsys, "--model", tiny, "--chat")
     assert "chat template" in error
-    assert "Leave out --chat" in error
+    assert "Turn chat off" in error
 
 
 def test_a_model_beyond_the_memory_limit_is_refused_with_the_numbers(tiny, capsys, monkeypatch):
