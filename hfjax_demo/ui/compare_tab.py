@@ -3,9 +3,8 @@
 The two runs take turns, because two at once would slow each other down and measure nothing.
 """
 
-import asyncio
 import html
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +14,9 @@ from hfjax_demo.comparison import Comparison, compare_runs
 from hfjax_demo.events import RunRecord
 from hfjax_demo.plots.race import race, race_table
 from hfjax_demo.requests import GenerationRequest
+from hfjax_demo.settings import Settings
 from hfjax_demo.ui import inputs as request_inputs
-from hfjax_demo.ui.components import run_panel, table_html, text_html
+from hfjax_demo.ui.components import AT_ONCE, QUIET, panel_value, run_panel, table_html, text_html
 from hfjax_demo.ui.inputs import FIELDS, RequestInputs
 from hfjax_demo.ui.run_view import RunView
 from hfjax_demo.ui.runs import connect_stop, keep_runs, page_errors, views_of
@@ -26,17 +26,24 @@ if TYPE_CHECKING:
     from hfjax_demo.inference.engine import InferenceEngine
 
 DEFAULT_NEW_TOKENS = 16
+SIDES = ("left", "right")
 MAX_TOKENS_FROM_GENERATE = 16
 """Eager takes seconds a token on small machines: what "Compare both" carries over is cut to this."""
 
 
 @dataclass(frozen=True)
 class CompareTab:
-    """What others use: the inputs (mode and cache are the baseline's), how to start a run, how to keep its records."""
+    """The tab's components that others use, and how they start it.
+
+    Attributes:
+        inputs: of both requests; mode and cache are the baseline's.
+        compare_button: starts a comparison; to be made interactive once the inputs hold what the page's address says.
+        start_after: makes a comparison follow an event; returns the event that ends it.
+    """
 
     inputs: RequestInputs
-    run: dict[str, Any]
-    keep: dict[str, Any]
+    compare_button: gr.Button
+    start_after: Callable[[Callable[..., gr.events.Dependency]], gr.events.Dependency]
 
 
 def create_compare_tab(engine: "InferenceEngine", statuses: dict[str, str], history: gr.State) -> CompareTab:
@@ -46,7 +53,7 @@ def create_compare_tab(engine: "InferenceEngine", statuses: dict[str, str], hist
             by_field = request_inputs.create_prompt_inputs(engine.settings, statuses, "compare-")
             by_field["max_new_tokens"] = request_inputs.create_length_input(engine.settings, DEFAULT_NEW_TOKENS, "compare-")
             with gr.Row():
-                start = gr.Button("Compare", variant="primary", elem_id="compare", min_width=120)
+                start = gr.Button("Compare", variant="primary", interactive=False, elem_id="compare", min_width=120)
                 stop = gr.Button("Stop", interactive=False, elem_id="compare-stop", min_width=120)
         with gr.Column(min_width=300):
             by_field |= request_inputs.create_mode_inputs("eager", "dynamic", "baseline-", "Left: run as")
@@ -66,33 +73,26 @@ def create_compare_tab(engine: "InferenceEngine", statuses: dict[str, str], hist
         table = gr.HTML(elem_id="race-table")
     fields, run_id, made = RequestInputs(by_field), gr.State(""), gr.State(())
     inputs = [*fields.components, candidate["mode"], candidate["cache"]]
-    components = {"left": left, "right": right, "verdict": verdict, "plot": plot, "table": table, "table_box": table_box}
-    components |= {"stop": stop, "run_id": run_id, "made": made}
+    streamed = {"left": left, "right": right, "run_id": run_id, "made": made}
 
     async def on_compare(*values: Any) -> AsyncIterator[dict[Any, Any]]:
         with page_errors():
-            baseline, other = requests_from(values)
-            async for update in _run_both(engine, baseline, other):
-                yield {components[name]: value for name, value in update.items()}
+            async for update in _run_both(engine, *requests_from(values)):
+                yield {streamed[name]: value for name, value in update.items()}
 
     def on_validate(*values: Any) -> list[dict[str, Any]]:
-        # The candidate's mode and cache are legal by their pickers; its other fields are the baseline's.
-        return [*request_inputs.check(values[: len(FIELDS)], engine.settings), *[gr.validate(True, "")] * 2]
+        return check_both(values, engine.settings)
 
-    run: dict[str, Any] = {
-        "fn": on_compare,
-        "inputs": inputs,
-        "outputs": list(components.values()),
-        "api_visibility": "private",
-        "concurrency_limit": None,
-        "show_progress": "hidden",
-    }
-    keep: dict[str, Any] = {"fn": keep_runs, "inputs": [history, made], "outputs": [history, made]}
-    keep |= {"api_visibility": "private", "show_progress": "hidden"}
-    start.click(**run, validator=on_validate).then(**keep)
+    def start_after(listen: Callable[..., gr.events.Dependency]) -> gr.events.Dependency:
+        # Only the panels change while a run streams: what is needed once, at the end, has a handler of its own.
+        ended = listen(on_compare, inputs, list(streamed.values()), concurrency_limit=None, validator=on_validate, **QUIET)
+        drawn = ended.success(_outcome, [made], [verdict, plot, table, table_box, left, right], **QUIET)
+        return drawn.then(keep_runs, [history, made], [history, made], **QUIET)
+
+    run_id.change(_cleared, [run_id], [verdict, plot, table_box], **AT_ONCE)
     connect_stop(engine, stop, run_id)
     request_inputs.connect_chat(by_field)
-    return CompareTab(fields, run, keep)
+    return CompareTab(fields, start, start_after)
 
 
 HINT = (
@@ -114,52 +114,70 @@ def requests_from(values: Any) -> tuple[GenerationRequest, GenerationRequest]:
     return baseline, request_inputs.request_from(other)
 
 
+def check_both(values: Sequence[Any], settings: Settings) -> list[dict[str, Any]]:
+    """One `gr.validate` an input: the first rule that the baseline breaks, or else the candidate, at its component."""
+    *fields, mode, cache = values
+    checked = request_inputs.check(fields, settings)
+    if any(not field["is_valid"] for field in checked):
+        return [*checked, gr.validate(True, ""), gr.validate(True, "")]
+    fields[FIELDS.index("mode")], fields[FIELDS.index("cache")] = mode, cache
+    other = request_inputs.check(fields, settings)
+    own = [other[FIELDS.index("mode")], other[FIELDS.index("cache")]]
+    for name in ("mode", "cache"):
+        other[FIELDS.index(name)] = gr.validate(True, "")
+    return [*other, *own]
+
+
 async def _run_both(
     engine: "InferenceEngine", baseline: GenerationRequest, candidate: GenerationRequest
 ) -> AsyncIterator[dict[str, Any]]:
     """The updates of both runs, by component; a run that is stopped or fails ends the comparison."""
     records: list[RunRecord] = []
-    yield {
-        "left": RunView(baseline).state(),
-        "right": RunView(candidate).state() | {"status": "starts when the left one is done", "has_clock": False},
-        "verdict": "",
-        "stop": gr.Button(interactive=True),
-    }
+    waiting = RunView(candidate).state() | {"status": "starts when the left one is done", "has_clock": False}
+    yield {"left": panel_value(RunView(baseline).state()), "right": panel_value(waiting)}
     for side, request in (("left", baseline), ("right", candidate)):
         told_id = ""
         async for run_id, view in views_of(engine, request):
-            yield {side: view.state()} | ({"run_id": run_id} if run_id != told_id else {})
+            if view.record is not None:
+                records.append(view.record)
+            yield {side: panel_value(view.state())} | ({"run_id": run_id} if run_id != told_id else {})
             told_id = run_id
-        if view.record is not None:
-            records.append(view.record)
-        if view.is_stopped:
-            yield _ended(f"The comparison ended early: the {side} run did not finish.", records)
-            return
-    yield await asyncio.to_thread(_result, records[0], records[1])
+        if len(records) < SIDES.index(side) + 1 or is_cut_short(records[-1]):
+            break
+    yield {"run_id": "", "made": tuple(records)}
 
 
-def _ended(verdict: str, records: list[RunRecord]) -> dict[str, Any]:
-    ended = {"stop": gr.Button(interactive=False), "run_id": "", "made": tuple(records)}
-    return ended | {"verdict": text_html(verdict, class_name="explanation")}
+def is_cut_short(record: RunRecord) -> bool:
+    """Whether somebody stopped the run, so that there is nothing to compare it with."""
+    return record.finish_reason == "stopped"
 
 
-def _result(baseline: RunRecord, candidate: RunRecord) -> dict[str, Any]:
-    """The updates that end a comparison: verdict, race, both caches on one scale, and where the texts part."""
+def _outcome(records: tuple[RunRecord, ...]) -> list[Any]:
+    """What ends a comparison: verdict, race, its table and accordion, and both panels on one scale, differences marked."""
+    finished = [record for record in records if not is_cut_short(record)]
+    if len(finished) < len(SIDES):
+        ended = f"The comparison ended early: the {SIDES[len(finished)]} run did not finish."
+        return [text_html(ended, class_name="explanation"), *[gr.skip()] * 5]
+    baseline, candidate = finished
     comparison = compare_runs(baseline, candidate)
     labels = setting_words(baseline.request), setting_words(candidate.request)
-    update = _ended("", [baseline, candidate]) | {
-        "verdict": verdict_html(comparison),
-        "plot": gr.Plot(race(baseline, candidate, *labels), visible=True),
-        "table": table_html("Seconds since the start, by token", *race_table(baseline, candidate, *labels)),
-        "table_box": gr.Accordion(visible=True),
-    }
-    columns = max(RunView.of_record(record).columns for record in (baseline, candidate))
-    for side, record in (("left", baseline), ("right", candidate)):
-        view = RunView.of_record(record, least_columns=columns)
-        if comparison.first_difference is not None:
+    columns = max(RunView.of_record(record).columns for record in finished)
+    views = [RunView.of_record(record, least_columns=columns) for record in finished]
+    if comparison.first_difference is not None:
+        for view in views:
             view.mark_difference(comparison.first_difference)
-        update[side] = view.state()
-    return update
+    return [
+        verdict_html(comparison),
+        gr.Plot(race(baseline, candidate, *labels), visible=True),
+        table_html("Seconds since the start, by token", *race_table(baseline, candidate, *labels)),
+        gr.Accordion(visible=True),
+        *(panel_value(view.state()) for view in views),
+    ]
+
+
+def _cleared(run_id: str) -> list[Any]:
+    """Verdict, race and its accordion of the comparison before go when another one begins."""
+    return ["", gr.Plot(visible=False), gr.Accordion(visible=False)] if run_id else [gr.skip()] * 3
 
 
 def verdict_html(comparison: Comparison) -> str:

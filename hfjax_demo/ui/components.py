@@ -1,6 +1,7 @@
 """The components of our own: the run panel, and text that is only ever text. The files in `assets` draw them."""
 
 import html
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,19 +9,37 @@ import gradio as gr
 
 ASSETS = Path(__file__).parent / "assets"
 
+QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "show_progress_on": []}
+"""Options of a handler of the page: no endpoint for others, no spinner over what it changes.
 
-def run_panel(value: dict[str, Any] | None = None, **props: Any) -> gr.HTML:
-    """A component that draws a `RunView.state()`; its value is that dict, or None for an empty panel.
+With `show_progress_on` left out, Gradio's page copies every component that any handler has ever changed, and all that is
+inside it, whenever one of them has news: at each token.
+"""
+AT_ONCE: dict[str, Any] = QUIET | {"queue": False}
+"""Options of a handler that waits for nobody's run."""
+
+
+def panel_value(state: dict[str, Any]) -> str:
+    """A `RunView.state()` as the run panel's value: JSON text.
+
+    Text, because Gradio compares, copies and wraps a structure at every update, on both sides, value by value: that took
+    more of the machine than some tokens.
+    """
+    return json.dumps(state, ensure_ascii=False, separators=(",", ":"))
+
+
+def run_panel(state: dict[str, Any] | None = None, **props: Any) -> gr.HTML:
+    """A component that draws a `RunView.state()`; its value is made by `panel_value`, or None for an empty panel.
 
     The value never goes through an HTML template: the script writes it with `textContent`, so that prompt and model text
     cannot become markup or code. A function and not a subclass, for which Gradio would write a stub file into the package.
 
     Args:
-        value: the first state.
+        state: the first one.
         props: `gr.HTML`'s other arguments.
     """
     return gr.HTML(
-        value,
+        state and panel_value(state),
         html_template=(ASSETS / "run_panel.html").read_text(encoding="utf-8"),
         js_on_load=(ASSETS / "run_panel.js").read_text(encoding="utf-8"),
         apply_default_css=False,

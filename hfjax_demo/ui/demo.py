@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -11,12 +12,13 @@ from hfjax_demo.errors import readable_bytes
 from hfjax_demo.events import EngineStatus, RunRecord
 from hfjax_demo.permalink import decode_permalink
 from hfjax_demo.plain_json import from_dict
+from hfjax_demo.settings import Settings
 from hfjax_demo.ui.api import create_api
 from hfjax_demo.ui.compare_tab import MAX_TOKENS_FROM_GENERATE, CompareTab, create_compare_tab
-from hfjax_demo.ui.components import ASSETS, text_html
+from hfjax_demo.ui.components import ASSETS, AT_ONCE, text_html
 from hfjax_demo.ui.generate_tab import GenerateTab, create_generate_tab
 from hfjax_demo.ui.history_tab import create_history_tab
-from hfjax_demo.ui.inputs import FIELDS, caches_for
+from hfjax_demo.ui.inputs import FIELDS, caches_for, check
 from hfjax_demo.ui.links import link_base, link_notes
 from hfjax_demo.ui.run_history import RunHistory
 from hfjax_demo.ui.words import plural
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 DEVICE_LINE_EVERY_S = 10
 UPLOADS_KEPT_S = (3600, 6 * 3600)
 """How often uploaded files are looked through, and how old they get."""
+SHARED_FIELDS = tuple(name for name in FIELDS if name not in ("mode", "cache"))
+"""What both tabs ask for; the Compare tab has a mode and a cache for each side."""
 RECORDED_RUN = ASSETS / "recorded_run.json.gz"
 
 HEADER = """<div class="page-head"><h1>hfjax_demo</h1>
@@ -60,11 +64,12 @@ def build_demo(engine: "InferenceEngine") -> gr.Blocks:
             with gr.Tab("History", id="history") as history_page:
                 create_history_tab(history).connect(history_page)
         create_api(engine)
-        quiet: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
-        demo.load(lambda: device_html(engine.status()), None, [device_line], **quiet)
-        gr.Timer(DEVICE_LINE_EVERY_S).tick(lambda: device_html(engine.status()), None, [device_line], **quiet)
-        _connect_compare(generate_tab, compare_tab, tabs, quiet)
-        _connect_link(demo, generate_tab, tabs, quiet)
+        ended = [generate_tab.finished, compare_tab.start_after(compare_tab.compare_button.click)]
+        ended.append(_connect_compare(engine.settings, generate_tab, compare_tab, tabs))
+        device_news = [demo.load, gr.Timer(DEVICE_LINE_EVERY_S).tick, *(event.then for event in ended)]
+        for listen in device_news:
+            listen(lambda: device_html(engine.status()), None, [device_line], **AT_ONCE)
+        _connect_link(demo, generate_tab, compare_tab, tabs)
     return demo
 
 
@@ -89,32 +94,45 @@ def device_words(status: EngineStatus) -> str:
     return f"{where} · {what} · memory {readable_bytes(status.rss_bytes)}{waiting} · v{__version__}"
 
 
-def _connect_compare(generate_tab: GenerateTab, compare_tab: CompareTab, tabs: gr.Tabs, quiet: dict[str, Any]) -> None:
+def _connect_compare(
+    settings: Settings, generate_tab: GenerateTab, compare_tab: CompareTab, tabs: gr.Tabs
+) -> gr.events.Dependency:
     """The button "Compare both" takes the Generate tab's inputs along, opens the Compare tab and starts it."""
-    taken = [name for name in FIELDS if name not in ("mode", "cache")]
+
+    def carried(values: Sequence[Any]) -> dict[str, Any]:
+        fields = dict(zip(FIELDS, values, strict=True)) | {"mode": "eager", "cache": "dynamic"}
+        return fields | {"max_new_tokens": min(fields["max_new_tokens"], MAX_TOKENS_FROM_GENERATE)}
+
+    def on_validate(*values: Any) -> list[dict[str, Any]]:
+        return check(list(carried(values).values()), settings)
 
     def on_take(*values: Any) -> list[Any]:
-        carried = dict(zip(taken, values, strict=True))
-        carried["max_new_tokens"] = min(carried["max_new_tokens"], MAX_TOKENS_FROM_GENERATE)
-        return [*carried.values(), gr.Tabs(selected="compare")]
+        fields = carried(values)
+        return [*(fields[name] for name in SHARED_FIELDS), gr.Tabs(selected="compare")]
 
-    sources = [generate_tab.inputs.by_field[name] for name in taken]
-    targets = [compare_tab.inputs.by_field[name] for name in taken]
-    generate_tab.compare_button.click(on_take, sources, [*targets, tabs], **quiet).then(**compare_tab.run).then(
-        **compare_tab.keep
+    outputs = [*(compare_tab.inputs.by_field[name] for name in SHARED_FIELDS), tabs]
+    taken = generate_tab.compare_button.click(
+        on_take, generate_tab.inputs.components, outputs, validator=on_validate, **AT_ONCE
     )
+    return compare_tab.start_after(taken.success)
 
 
-def _connect_link(demo: gr.Blocks, tab: GenerateTab, tabs: gr.Tabs, quiet: dict[str, Any]) -> None:
-    """Puts what the page's address says into the inputs; nothing runs by that."""
+def _connect_link(demo: gr.Blocks, generate_tab: GenerateTab, compare_tab: CompareTab, tabs: gr.Tabs) -> None:
+    """Puts what the page's address says into the inputs of both tabs; nothing runs by that.
+
+    The buttons that start runs come to life with it: who is quicker than that would run what the link does not say.
+    """
 
     def on_load(request: gr.Request) -> list[Any]:
         link = decode_permalink(dict(request.query_params))
-        updates = [gr.skip() if name not in link.values else link.values[name] for name in FIELDS]
+        said = {name: link.values.get(name, gr.skip()) for name in FIELDS}
+        compared = [said[name] for name in SHARED_FIELDS]
         if "mode" in link.values:
-            cache = str(link.values.get("cache", ""))
-            updates[FIELDS.index("cache")] = caches_for(str(link.values["mode"]), cache)
+            said["cache"] = caches_for(str(link.values["mode"]), str(link.values.get("cache", "")))
         notes = "".join(text_html(note, class_name="link-note") for note in link_notes(link))
-        return [*updates, notes, gr.Tabs(selected=link.tab or "generate")]
+        selected = gr.Tabs(selected=link.tab or "generate")
+        return [*said.values(), *compared, notes, selected, *[gr.Button(interactive=True)] * 3]
 
-    demo.load(on_load, None, [*tab.inputs.components, tab.notes, tabs], **quiet)
+    buttons = [generate_tab.generate_button, generate_tab.compare_button, compare_tab.compare_button]
+    compared = [compare_tab.inputs.by_field[name] for name in SHARED_FIELDS]
+    demo.load(on_load, None, [*generate_tab.inputs.components, *compared, generate_tab.notes, tabs, *buttons], **AT_ONCE)

@@ -1,9 +1,9 @@
 """The Generate tab: what to run on the left, what happens on the right.
 
-Handlers only submit requests and read their events; nothing is computed here.
+While a run streams, only its panel changes: Gradio sends news of every output of a handler at every update, so what is
+needed once, at the beginning or the end, has handlers of its own.
 """
 
-import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from hfjax_demo.events import RunRecord
 from hfjax_demo.plots.step_timeline import step_timeline, timeline_table
 from hfjax_demo.requests import GenerationRequest
 from hfjax_demo.ui import inputs as request_inputs
-from hfjax_demo.ui.components import run_panel, table_html
+from hfjax_demo.ui.components import QUIET, panel_value, run_panel, table_html
 from hfjax_demo.ui.inputs import EXAMPLES, RequestInputs
 from hfjax_demo.ui.links import link_script
 from hfjax_demo.ui.run_view import RunView
@@ -33,14 +33,16 @@ class GenerateTab:
 
     Attributes:
         inputs: of the request.
-        compare_button: leads to the Compare tab with this prompt.
-        finished: the event after which the history and the device line may have changed.
+        generate_button: starts a run; to be made interactive once the inputs hold what the page's address says.
+        compare_button: leads to the Compare tab with this prompt; likewise.
+        finished: the event after which the device line may have changed.
         notes: where what was wrong with a link is said.
     """
 
     inputs: RequestInputs
+    generate_button: gr.Button
     compare_button: gr.Button
-    finished: Any
+    finished: gr.events.Dependency
     notes: gr.HTML
 
 
@@ -64,10 +66,10 @@ def create_generate_tab(
             by_field |= request_inputs.create_mode_inputs("jit", "static")
             by_field["max_new_tokens"] = request_inputs.create_length_input(engine.settings, DEFAULT_NEW_TOKENS)
             with gr.Row():
-                generate = gr.Button("Generate", variant="primary", elem_id="generate", min_width=120)
+                generate = gr.Button("Generate", variant="primary", interactive=False, elem_id="generate", min_width=120)
                 stop = gr.Button("Stop", interactive=False, elem_id="stop", min_width=120)
             with gr.Row():
-                compare = gr.Button("Compare both", elem_id="compare-both", min_width=120)
+                compare = gr.Button("Compare both", interactive=False, elem_id="compare-both", min_width=120)
                 copy_link = gr.Button("Copy link", elem_id="copy-link", min_width=120)
             with gr.Accordion("Sampling", open=False):
                 by_field |= request_inputs.create_sampling_inputs()
@@ -83,7 +85,7 @@ def create_generate_tab(
         with gr.Column(scale=7, min_width=320, elem_classes="has-plot"):
             panel = run_panel(RunView.of_record(recorded, recorded_note(recorded)).state(), elem_id="run")
             plot = gr.Plot(step_timeline(recorded), show_label=False, elem_id="timeline")
-            with gr.Accordion("The same as a table", open=False):
+            with gr.Accordion("The same as a table", open=False, elem_id="timeline-box"):
                 table = gr.HTML(table_html("Every step", *timeline_table(recorded)), elem_id="timeline-table")
     fields = RequestInputs(by_field)
     run_id, made = gr.State(""), gr.State(())
@@ -91,39 +93,37 @@ def create_generate_tab(
     async def on_generate(*values: Any) -> AsyncIterator[dict[Any, Any]]:
         with page_errors():
             async for update in _run(engine, request_inputs.request_from(values)):
-                yield {components[name]: value for name, value in update.items()}
+                yield {streamed[name]: value for name, value in update.items()}
 
-    components = {"panel": panel, "plot": plot, "table": table, "stop": stop, "made": made, "run_id": run_id}
+    def on_made(records: tuple[RunRecord, ...]) -> tuple[Any, Any]:
+        if not records:
+            return gr.skip(), gr.skip()  # the page hides them beside a run that failed
+        return step_timeline(records[-1]), table_html("Every step", *timeline_table(records[-1]))
+
+    streamed = {"panel": panel, "run_id": run_id, "made": made}
     finished = generate.click(
         on_generate,
         fields.components,
-        list(components.values()),
-        api_visibility="private",
+        list(streamed.values()),
         concurrency_limit=None,
-        show_progress="hidden",
         validator=lambda *values: request_inputs.check(values, engine.settings),
+        **QUIET,
     )
-    kept = finished.then(keep_runs, [history, made], [history, made], api_visibility="private", show_progress="hidden")
+    drawn = finished.success(on_made, [made], [plot, table], **QUIET)
+    kept = drawn.then(keep_runs, [history, made], [history, made], **QUIET)
     connect_stop(engine, stop, run_id)
     request_inputs.connect_chat(by_field)
     copy_link.click(None, fields.components, [link], js=link_script(link_base), api_visibility="private")
-    return GenerateTab(fields, compare, kept, notes)
+    return GenerateTab(fields, generate, compare, kept, notes)
 
 
 async def _run(engine: "InferenceEngine", request: GenerationRequest) -> AsyncIterator[dict[str, Any]]:
-    """The updates of one run, by component: a panel state at every token; plot, table and record at the end."""
+    """The updates of one run, by component: the panel at every token; the run's id before them; the record after them."""
     is_first = True
     async for run_id, view in views_of(engine, request):
-        if view.is_over:
-            break
-        yield {"panel": view.state()} | ({"run_id": run_id, "stop": gr.Button(interactive=True)} if is_first else {})
+        ended = {"run_id": "", "made": (view.record,) if view.record else ()} if view.is_over else {}
+        yield {"panel": panel_value(view.state())} | ({"run_id": run_id} if is_first else {}) | ended
         is_first = False
-    last: dict[str, Any] = {"panel": view.state(), "run_id": "", "stop": gr.Button(interactive=False)}
-    if view.record is not None:
-        last["made"] = (view.record,)
-        last["plot"] = await asyncio.to_thread(step_timeline, view.record)
-        last["table"] = table_html("Every step", *timeline_table(view.record))
-    yield last
 
 
 def recorded_note(record: RunRecord) -> str:

@@ -17,7 +17,7 @@ from hfjax_demo.plots.hover_text import shown_text
 from hfjax_demo.plots.race import race, race_table
 from hfjax_demo.plots.step_timeline import step_timeline, timeline_table
 from hfjax_demo.ui.compare_tab import verdict_html
-from hfjax_demo.ui.components import ASSETS, run_panel, table_html, text_html
+from hfjax_demo.ui.components import ASSETS, AT_ONCE, QUIET, panel_value, run_panel, table_html, text_html
 from hfjax_demo.ui.run_history import MAX_RUNS, RunHistory, StoredRun, import_json
 from hfjax_demo.ui.run_view import RunView
 from hfjax_demo.ui.runs import page_errors
@@ -36,7 +36,6 @@ TOKENS_BEFORE, TOKENS_AFTER = 12, 6
 MAX_CONTEXT_CHARS = 160
 MAX_ROWS = 1000
 """Of a table: a browser takes seconds to lay out thousands."""
-QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class HistoryTab:
 
     def connect(self, tab: gr.Tab) -> None:
         """Shows the newest run when `tab` is opened and none was picked before."""
-        tab.select(newest_if_none, [self.history, self.runs], [self.runs], queue=False, **QUIET)
+        tab.select(newest_if_none, [self.history, self.runs], [self.runs], **AT_ONCE)
 
 
 def create_history_tab(history: gr.State) -> HistoryTab:
@@ -112,7 +111,7 @@ def create_history_tab(history: gr.State) -> HistoryTab:
             history = import_files(history, paths)
             return [history, *lists_of(history, history.runs[-1].name, other_name)]
 
-    history.change(lists_of, [history, runs, other], lists, queue=False, **QUIET)
+    history.change(lists_of, [history, runs, other], lists, **AT_ONCE)
     runs.change(on_pick, [history, runs, other], [*replayed, *compared], **QUIET)
     other.input(on_compare, [history, runs, other], compared, **QUIET)
     exported = export.click(on_export, [history, runs], [file], **QUIET)
@@ -165,10 +164,10 @@ def compare(history: RunHistory, name: str | None, other_name: str) -> list[Any]
     record = run.record
     view = RunView.of_record(record, note_of(run, record))
     if not other_name:
-        return [view.state(), "", *_no_race()]
+        return [panel_value(view.state()), "", *_no_race()]
     if other_name == name:
         itself = f"This is {name} against itself. Pick another run to compare it with."
-        return [view.state(), text_html(itself, class_name="explanation"), *_no_race()]
+        return [panel_value(view.state()), text_html(itself, class_name="explanation"), *_no_race()]
     other = history.get(other_name)
     baseline = other.record
     comparison = compare_runs(baseline, record)
@@ -180,7 +179,7 @@ def compare(history: RunHistory, name: str | None, other_name: str) -> list[Any]
     labels = other.title, run.title
     rows = rows_html("Seconds since the start, by token", *race_table(baseline, record, *labels))
     figure = gr.Plot(race(baseline, record, *labels), visible=True)
-    return [view.state(), verdict, figure, gr.Accordion(visible=True), rows]
+    return [panel_value(view.state()), verdict, figure, gr.Accordion(visible=True), rows]
 
 
 def _no_race() -> list[Any]:

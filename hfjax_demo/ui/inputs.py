@@ -15,7 +15,7 @@ from hfjax_demo.kv_shapes import DTYPE_BYTES
 from hfjax_demo.limits import check_limits, may_type_any_model, offered_models
 from hfjax_demo.requests import DEFAULT_CACHE, MAX_SEED, ExecutionMode, GenerationRequest
 from hfjax_demo.settings import Settings
-from hfjax_demo.ui.components import text_html
+from hfjax_demo.ui.components import AT_ONCE, text_html
 from hfjax_demo.ui.words import CACHE_CHOICES, CACHE_EXPLANATIONS, MODE_CHOICES
 
 FIELDS = tuple(field.name for field in fields(GenerationRequest))
@@ -102,9 +102,8 @@ def create_mode_inputs(mode: str, cache: str, prefix: str = "", label: str = "Ru
     mode_radio = gr.Radio(MODE_CHOICES, value=mode, label=label, elem_id=f"{prefix}mode")
     cache_radio = gr.Radio(choices, value=cache, label="KV cache", elem_id=f"{prefix}cache")
     explanation = gr.HTML(_explained(mode, cache), elem_id=f"{prefix}explanation")
-    quiet: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
-    mode_radio.input(caches_for, [mode_radio], [cache_radio], **quiet)
-    gr.on([mode_radio.change, cache_radio.change], _explained, [mode_radio, cache_radio], [explanation], **quiet)
+    mode_radio.input(caches_for, [mode_radio], [cache_radio], **AT_ONCE)
+    gr.on([mode_radio.change, cache_radio.change], _explained, [mode_radio, cache_radio], [explanation], **AT_ONCE)
     return {"mode": mode_radio, "cache": cache_radio}
 
 
@@ -116,9 +115,7 @@ def create_length_input(settings: Settings, value: int, prefix: str = "") -> gr.
 
 def connect_chat(by_field: dict[str, Any]) -> None:
     """Turns chat on for models that are tuned for it, off for others, when the model is picked."""
-    by_field["model"].input(
-        is_instruct, [by_field["model"]], [by_field["chat"]], queue=False, api_visibility="private", show_progress="hidden"
-    )
+    by_field["model"].input(is_instruct, [by_field["model"]], [by_field["chat"]], **AT_ONCE)
 
 
 def create_sampling_inputs() -> dict[str, Any]:

@@ -30,6 +30,8 @@ DETAIL_INTERVAL_S = 0.5
 """Step bars and the table of compilations change at most twice a second."""
 MAX_NAME_CHARS = 96
 MAX_COMPILED_ROWS = 60
+MAX_BARS = 160
+"""Step bars: the last ones; the timeline below has them all."""
 
 FINISH_WORDS = {
     "eos": "the model ended the text",
@@ -86,14 +88,9 @@ class RunView:
             "error": "",
             "numbers": self._numbers(),
             "kv": self._kv(),
-            "steps": [],
+            "steps": {"first": 0, "shown": []},
             "compiled": [],
         }
-
-    @property
-    def is_stopped(self) -> bool:
-        """Whether the run was cut short, so that nothing should follow it."""
-        return self.is_over and (self.record is None or self.record.finish_reason == "stopped")
 
     @classmethod
     def of_record(cls, record: RunRecord, note: str = "", least_columns: int = 0) -> "RunView":
@@ -175,9 +172,9 @@ class RunView:
         self._refresh_details()
 
     def _refresh_details(self) -> None:
-        self._state["steps"] = [
-            [round(value * 1000, 3) for value in (step.duration_s, step.trace_s, step.compile_s)] for step in self._steps
-        ]
+        last = self._steps[-MAX_BARS:]
+        bars = [[round(value * 1000, 1) for value in (step.duration_s, step.trace_s, step.compile_s)] for step in last]
+        self._state["steps"] = {"first": len(self._steps) - len(last), "shown": bars}
         self._state["compiled"] = compiled_rows(self._steps)
 
     def _is_due(self, part: str, interval_s: float) -> bool:

@@ -12,6 +12,7 @@ import gradio as gr
 from hfjax_demo.errors import HfJaxDemoError
 from hfjax_demo.events import RunRecord
 from hfjax_demo.requests import GenerationRequest
+from hfjax_demo.ui.components import AT_ONCE
 from hfjax_demo.ui.run_history import RunHistory
 from hfjax_demo.ui.run_view import RunView
 
@@ -72,9 +73,6 @@ async def keep_runs(history: RunHistory, records: tuple[RunRecord, ...]) -> tupl
 
 
 def connect_stop(engine: "InferenceEngine", button: gr.Button, run_id: gr.State) -> None:
-    """Makes `button` stop the run that `run_id` names, within one step; the run's own handler then shows its end."""
-
-    def on_stop(name: str) -> None:
-        engine.stop(name)
-
-    button.click(on_stop, [run_id], None, queue=False, api_visibility="private", show_progress="hidden")
+    """Makes `button` stop the run that `run_id` names, within one step; it can be pressed while there is one."""
+    run_id.change(lambda name: gr.Button(interactive=bool(name)), [run_id], [button], **AT_ONCE)
+    button.click(lambda name: engine.stop(name), [run_id], None, **AT_ONCE)

@@ -3,12 +3,13 @@
 Knows nothing of what is on the page.
 """
 
-import logging
+import importlib.util
 import os
 import signal
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, cast
 
 import gradio as gr
 from gradio.node_server import stop_node_process
@@ -24,7 +25,6 @@ from hfjax_demo.ui.theme import make_theme
 if TYPE_CHECKING:
     from hfjax_demo.inference.engine import InferenceEngine
 
-logger = logging.getLogger(__name__)
 SESSIONS_KEPT = 200
 SPARE_THREADS = 16
 """Gradio runs as many events at once as it has threads: all who may wait for the engine, and some who press Stop."""
@@ -61,6 +61,9 @@ def launch(engine: "InferenceEngine", **options: Any) -> gr.Blocks:
         status, body = health(engine)
         return JSONResponse(body, status_code=status)
 
+    if importlib.util.find_spec("matplotlib") is None:
+        # Gradio imports it at every update, and an import that fails searches every folder anew: a third of the time.
+        sys.modules["matplotlib"] = cast(ModuleType, None)
     demo = build_demo(engine)
     os.environ["NODE_OPTIONS"] = f"--import {(ASSETS / 'healthz.mjs').as_uri()}"
     demo.queue(max_size=engine.settings.max_waiting, default_concurrency_limit=None)

@@ -152,7 +152,7 @@ def test_a_copied_link_restores_every_input_and_runs_nothing(open_page, served_a
     assert not other.locator("#chat").get_by_role("checkbox").is_checked()
     assert other.locator("#max-new-tokens").get_by_role("spinbutton").input_value() == "17"
     other.get_by_role("button", name="Sampling").first.click()
-    assert other.get_by_role("spinbutton", name="Seed").first.input_value() == "42"
+    wait_until(lambda: other.get_by_role("spinbutton", name="Seed").first.input_value() == "42")
     assert "press Generate" in other.locator("#link-notes").inner_text()
     assert is_idle(served_app)
 
@@ -262,7 +262,7 @@ def test_the_keyboard_alone_starts_a_run(open_page):
 def test_reduced_motion_is_respected(open_page):
     page = open_page(reduced_motion=True)
     moving = "[...document.querySelectorAll('*')].filter(e => parseFloat(getComputedStyle(e).transitionDuration) > 0).length"
-    assert page.evaluate(moving) == 0
+    wait_until(lambda: page.evaluate(moving) == 0)
 
 
 @pytest.mark.allow_page_errors("status of 503|Failed to load resource")

@@ -9,7 +9,7 @@ import pytest
 from hfjax_demo.errors import InvalidRequestError
 from hfjax_demo.events import RunRecord
 from hfjax_demo.plain_json import from_dict
-from hfjax_demo.ui.components import ASSETS
+from hfjax_demo.ui.components import ASSETS, panel_value
 from hfjax_demo.ui.history_tab import (
     MAX_ROWS,
     compare,
@@ -83,7 +83,7 @@ def test_a_picked_run_is_drawn_as_it_was():
     assert len(figure.data[-1].x or figure.data[0].x) > 0
     assert table.count("<tr>") == len(RECORD.steps) + 1
     note = "run 1, drawn from its record: no model is running."
-    assert panel == RunView.of_record(RECORD, note).state()
+    assert panel == panel_value(RunView.of_record(RECORD, note).state())
 
 
 def test_without_a_run_there_is_nothing_on_view():
@@ -105,7 +105,7 @@ def test_two_equal_runs_are_compared_without_a_mark():
     panel, verdict, plot, table_box, table = compare(history_of(RECORD, RECORD), "run 2", "run 1")
     assert f"The tokens are identical: all {len(RECORD.steps)}." in verdict
     assert "<mark" not in verdict
-    assert panel["different_text"] == ""
+    assert json.loads(panel)["different_text"] == ""
     assert (plot.visible, table_box.visible) == (True, True)
     assert "run 1 · jit, fixed cache: so far (s)" in table
 
@@ -116,7 +116,7 @@ def test_the_first_difference_is_marked_in_both_runs_and_in_the_panel():
     assert f"<dt>run 1, baseline</dt><dd>{''.join(step.text for step in RECORD.steps[:3])}<mark" in verdict
     assert f">{RECORD.steps[3].text}</mark>" in verdict
     assert "> differently</mark>" in verdict
-    assert panel["different_text"].startswith(" differently")
+    assert json.loads(panel)["different_text"].startswith(" differently")
 
 
 def test_the_run_on_view_is_the_candidate_and_the_other_the_baseline():
@@ -154,7 +154,7 @@ def test_text_from_anyone_is_never_markup():
     for markup in (verdict, table, replay(history_of(hostile), "run 1")[3], difference_html(1, {ATTACK: hostile})):
         assert "<img" not in markup
     assert "&lt;img" in verdict
-    assert ATTACK in panel["different_text"]  # the panel writes it as text
+    assert ATTACK in json.loads(panel)["different_text"]  # the panel writes it as text
 
 
 def test_a_long_table_says_what_it_leaves_out():

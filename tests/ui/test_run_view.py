@@ -18,7 +18,7 @@ from hfjax_demo.events import (
     StepEvent,
 )
 from hfjax_demo.requests import CacheKind, GenerationRequest
-from hfjax_demo.ui.run_view import MAX_COMPILED_ROWS, RunView, compiled_rows, iteration_line
+from hfjax_demo.ui.run_view import MAX_BARS, MAX_COMPILED_ROWS, RunView, compiled_rows, iteration_line
 from hfjax_demo.ui.words import plural
 from tests.architectures import prompt_of
 
@@ -216,7 +216,7 @@ def test_a_stopped_run_says_so_and_keeps_what_it_has(engine, tiny_llama):
     assert 1 <= num_tokens < 240
     assert state["status"].startswith(f"done: {plural(num_tokens, 'token')}, stopped · ")
     assert state["text"] == view.record.text
-    assert len(state["steps"]) == num_tokens
+    assert len(state["steps"]["shown"]) == num_tokens
     assert RunView.of_record(view.record).state() == state
 
 
@@ -281,13 +281,13 @@ def test_the_last_state_is_complete_whatever_the_clock_says(engine, tiny_llama):
     for event in events:
         view.apply(event)
     assert view.state() == RunView.of_record(events[-1].record).state()
-    assert len(view.state()["steps"]) == TOKENS
+    assert len(view.state()["steps"]["shown"]) == TOKENS
 
 
 def test_step_bars_are_milliseconds_in_all_tracing_compiling():
     view = RunView(request())
     view.apply(replace(STEP, duration_s=0.5, trace_s=0.12345678, compile_s=0.25))
-    assert view.state()["steps"] == [[500.0, 123.457, 250.0]]
+    assert view.state()["steps"] == {"first": 0, "shown": [[500.0, 123.5, 250.0]]}
 
 
 def test_iteration_lines_have_the_articles_form():
@@ -336,3 +336,12 @@ def test_started_says_how_long_the_prompt_is_and_where_it_runs(engine, tiny_llam
     view.apply(started)
     assert view.state()["status"] == f"reading the prompt: {len(started.prompt_ids)} tokens on {started.environment.backend}"
     assert view.state()["kv"]["num_layers"] == 2
+
+
+def test_a_long_run_shows_its_last_bars_and_says_which_steps_they_are():
+    view = RunView(request(max_new_tokens=1000), clock=lambda: 0.0)
+    for index in range(MAX_BARS + 40):
+        view._refreshed_at["detail"] = float("-inf")
+        view.apply(replace(STEP, index=index, duration_s=index / 1000))
+    assert view.state()["steps"]["first"] == 40
+    assert [bar[0] for bar in view.state()["steps"]["shown"]] == [float(index) for index in range(40, MAX_BARS + 40)]

@@ -7,16 +7,18 @@ const make = (tag, className, text) => {
   if (text !== undefined) node.textContent = text;
   return node;
 };
-const setText = (selector, text) => {
-  const node = find(selector);
-  if (node.textContent !== text) node.textContent = text;
+// Changes the words of a text node that is there already: a new node makes the browser match its styles anew.
+const write = (node, text) => {
+  if (node.textContent === text) return;
+  if (node.firstChild && text) node.firstChild.data = text;
+  else node.textContent = text;
 };
+const setText = (selector, text) => write(find(selector), text);
 const show = (selector, text) => {
   setText(selector, text);
   find(selector).hidden = !text;
 };
 
-const MAX_BARS = 160;
 const MAX_ROWS = 512;
 const SPOKEN_EVERY_MS = 4000;
 let state = null;
@@ -36,9 +38,9 @@ function drawNumbers(numbers) {
   }
   numbers.forEach((number, index) => {
     const box = list.children[index];
-    box.title = number.hint;
-    if (box.firstChild.textContent !== number.label) box.firstChild.textContent = number.label;
-    if (box.lastChild.textContent !== number.value) box.lastChild.textContent = number.value;
+    if (box.title !== number.hint) box.title = number.hint;
+    write(box.firstChild, number.label);
+    write(box.lastChild, number.value);
   });
 }
 
@@ -86,18 +88,16 @@ function drawCache(kv) {
     : "KV cache: empty");
 }
 
-function drawBars(steps) {
+function drawBars({ first, shown }) {
   const row = find(".bars-row");
-  const shown = steps.slice(-MAX_BARS);
   const durations = shown.map((step) => step[0]).sort((a, b) => a - b);
   const top = Math.max(1e-6, 1.5 * (durations[Math.floor(durations.length * 0.9)] || 0));
   row.replaceChildren(...shown.map(([duration, trace, compile], index) => {
     const bar = make("i", duration > top ? "bar is-clipped" : "bar");
-    const step = steps.length - shown.length + index;
     const made = trace + compile;
     bar.style.setProperty("--height", `${Math.min(100, (100 * duration) / top)}%`);
     bar.style.setProperty("--compile", `${duration > 0 ? Math.min(100, (100 * made) / duration) : 0}%`);
-    bar.title = `step ${step}: ${duration.toFixed(1)} ms, of it ${made.toFixed(1)} ms tracing and compiling`;
+    bar.title = `step ${first + index}: ${duration.toFixed(1)} ms, of it ${made.toFixed(1)} ms tracing and compiling`;
     return bar;
   }));
 }
@@ -123,8 +123,8 @@ function follow(output) {
 }
 
 function draw() {
-  state = props.value;
-  if (!state) return;
+  if (!props.value) return;
+  state = JSON.parse(props.value);
   changedAt = performance.now();
   find(".run").dataset.phase = state.phase;
   setText(".run-title", state.title);
