@@ -123,7 +123,8 @@ def layer_geometry(model: Any) -> tuple[LayerGeometry, ...]:
     kwargs = {"input_ids": input_ids, "past_key_values": cache, "use_cache": True}
     with torch.no_grad():
         torch.func.functional_call(model, _as_bfloat16(model), (), kwargs)
-    return tuple(_geometry_of(index, layer) for index, layer in enumerate(cache.layers))
+    config = model.config.get_text_config(decoder=True)
+    return tuple(_geometry_of(index, layer, config) for index, layer in enumerate(cache.layers))
 
 
 def _as_bfloat16(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -132,11 +133,33 @@ def _as_bfloat16(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor.bfloat16() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
 
 
-def _geometry_of(index: int, layer: Any) -> LayerGeometry:
+def _geometry_of(index: int, layer: Any, config: Any) -> LayerGeometry:
     if layer.keys is None:
         return LayerGeometry(index, "shared", 0, 0, 0)
-    kind = "sliding_attention" if isinstance(layer, DynamicSlidingWindowLayer) else "full_attention"
-    return LayerGeometry(index, kind, layer.keys.shape[1], layer.keys.shape[-1], layer.values.shape[-1])
+    is_sliding = isinstance(layer, DynamicSlidingWindowLayer)
+    heads = getattr(config, "num_attention_heads", None) or 0
+    return LayerGeometry(
+        layer=index,
+        kind="sliding_attention" if is_sliding else "full_attention",
+        num_kv_heads=layer.keys.shape[1],
+        key_head_dim=layer.keys.shape[-1],
+        value_head_dim=layer.values.shape[-1],
+        num_attention_heads=heads[index] if isinstance(heads, list | tuple) else heads,
+        window=int(layer.sliding_window) if is_sliding else None,
+        expanded_head_dims=_expanded_head_dims(layer, config),
+    )
+
+
+def _expanded_head_dims(layer: Any, config: Any) -> tuple[int, int] | None:
+    """Key and value sizes that a latent layer's heads unfold it to (multi-head latent attention), None for other layers.
+
+    Transformers keeps the compressed vector where keys usually are and the rotary part of the keys in the values' place.
+    """
+    sizes = [getattr(config, name, None) for name in ("kv_lora_rank", "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim")]
+    latent, rotary, unrotated, value = sizes
+    if not all(sizes) or (layer.keys.shape[1], layer.keys.shape[-1], layer.values.shape[-1]) != (1, latent, rotary):
+        return None
+    return (unrotated + rotary, value)
 
 
 def empty_fixed_cache(
