@@ -1,0 +1,214 @@
+"""What a config builds, as plain data: layers, weights, what decoding reads of them. Built once per config, then remembered.
+
+The model is built on torch's meta device and asked; no formula here can disagree with what the engine allocates. Knows
+nothing of batches, dtypes, devices or requests.
+"""
+
+import functools
+import json
+import re
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.nn.modules.module import register_module_forward_pre_hook, register_module_module_registration_hook
+
+from hfjax_demo.cache_formula import ConfigField
+from hfjax_demo.errors import ModelLoadError
+from hfjax_demo.inference.kv_cache import layer_geometry
+from hfjax_demo.inference.model_config import build_on_meta, context_len_of, first_line, head_counts
+from hfjax_demo.inference.sharding import HeadCounts, tensor_parallel_plan
+from hfjax_demo.kv_shapes import LayerGeometry
+
+REMEMBERED = 32
+TIME_LIMIT_S = 30.0
+"""For building one model without weights: the largest public ones take 5 s, and the engine does nothing else meanwhile."""
+
+EXPERTS = re.compile(r"(^|\.)experts\.")
+NUM_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+EXPERTS_PER_TOKEN = ("num_experts_per_tok", "num_experts_per_token", "moe_k", "moe_topk", "top_k_experts")
+
+
+@dataclass(frozen=True)
+class WeightShape:
+    """One weight: its name (a tied one once, under its first name), its shape, and what share of it one token reads.
+
+    Attributes:
+        name: parameter name.
+        shape: whole.
+        share: (read, of): (0, 1) for an embedding table of which one row is read, (2, 8) for experts of which 2 of 8 are.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    share: tuple[int, int]
+
+    @property
+    def num_parameters(self) -> int:
+        """Numbers in it."""
+        product = 1
+        for size in self.shape:
+            product *= size
+        return product
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """A model without weights.
+
+    Attributes:
+        architecture: the Transformers class.
+        heads: query and KV heads.
+        max_context_len: positions it was made for, None for no limit.
+        layers: of the cache.
+        weights: each unique parameter.
+        parallel_plan: see `sharding.tensor_parallel_plan`.
+        fields: where the formula's numbers come from.
+        num_experts: of each layer that has any, 0 for none.
+        experts_per_token: of them, 0 where the config does not say.
+    """
+
+    architecture: str
+    heads: HeadCounts
+    max_context_len: int | None
+    layers: tuple[LayerGeometry, ...]
+    weights: tuple[WeightShape, ...]
+    parallel_plan: Mapping[str, str]
+    fields: tuple[ConfigField, ...]
+    num_experts: int
+    experts_per_token: int
+
+
+def read_anatomy(config: Any) -> Anatomy:
+    """The anatomy of the model that `config` builds; the same object for the same config.
+
+    Raises:
+        ModelLoadError: the config's numbers do not make a model, or one too large to build here.
+        UnsupportedModelError: its state is more than keys and values.
+    """
+    return _read(_ByContent(json.dumps(config.to_dict(), sort_keys=True, default=str), config))
+
+
+@dataclass(frozen=True)
+class _ByContent:
+    """A config that is equal to another of the same content."""
+
+    content: str
+    config: Any = field(compare=False)
+
+
+@functools.lru_cache(maxsize=REMEMBERED)
+def _read(keyed: _ByContent) -> Anatomy:
+    config = keyed.config
+    with _limited_time(config.model_type):
+        module = build_on_meta(config)
+        try:
+            layers = layer_geometry(module)
+        except (RuntimeError, ValueError, TypeError, IndexError, ZeroDivisionError, AttributeError, KeyError) as err:
+            raise ModelLoadError(
+                f"A config's numbers must fit together, but those of this {config.model_type} do not: {first_line(err)} "
+                "Correct config.json."
+            ) from err
+    text_config = config.get_text_config(decoder=True)
+    num_experts, experts_per_token = _first_of(text_config, NUM_EXPERTS), _first_of(text_config, EXPERTS_PER_TOKEN)
+    tables = _unread_tables(module)
+    weights = tuple(
+        WeightShape(name, tuple(parameter.shape), _share(name, parameter, tables, num_experts, experts_per_token))
+        for name, parameter in module.named_parameters()
+    )
+    has_experts = any(EXPERTS.search(weight.name) for weight in weights)
+    return Anatomy(
+        architecture=type(module).__name__,
+        heads=head_counts(text_config),
+        max_context_len=context_len_of(config),
+        layers=layers,
+        weights=weights,
+        parallel_plan=tensor_parallel_plan(module),
+        fields=_fields(text_config),
+        num_experts=num_experts if has_experts else 0,
+        experts_per_token=experts_per_token if has_experts else 0,
+    )
+
+
+class _TooLongError(Exception):
+    """Raised inside a model's own code; not a kind that such code would catch."""
+
+
+@contextmanager
+def _limited_time(model_type: str) -> Iterator[None]:
+    """Gives up building a model (each module registers its parts) or running it (each is called) after `TIME_LIMIT_S`."""
+    started = time.monotonic()
+
+    def check(*_: Any) -> None:
+        if time.monotonic() - started > TIME_LIMIT_S:
+            raise _TooLongError
+
+    hooks = [register_module_module_registration_hook(check), register_module_forward_pre_hook(check)]
+    too_long = ModelLoadError(
+        f"A config must build a model within {TIME_LIMIT_S:.0f} s, but this {model_type} takes longer: it has too many "
+        "layers or experts. Use a smaller one."
+    )
+    try:
+        yield
+    except _TooLongError:
+        raise too_long from None
+    except ModelLoadError as err:
+        raise (too_long if isinstance(err.__cause__, _TooLongError) else err) from err.__cause__
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _unread_tables(module: torch.nn.Module) -> set[int]:
+    """Embedding tables (ids of their parameters) of which a token reads a row: not the one that is the output layer too."""
+    output = module.get_output_embeddings()  # type: ignore[operator]
+    tied = id(output.weight) if output is not None else None
+    tables = {id(part.weight) for part in module.modules() if isinstance(part, torch.nn.Embedding)}
+    return tables - {tied}
+
+
+def _share(name: str, parameter: torch.Tensor, tables: set[int], num_experts: int, per_token: int) -> tuple[int, int]:
+    if id(parameter) in tables:
+        return (0, 1)
+    if EXPERTS.search(name) and 0 < per_token <= num_experts:
+        is_stacked = parameter.dim() > 1 and parameter.shape[0] == num_experts
+        if is_stacked or re.search(r"(^|\.)experts\.\d+\.", name):
+            return (per_token, num_experts)
+    return (1, 1)
+
+
+def _first_of(config: Any, names: tuple[str, ...]) -> int:
+    """The first of these fields that is a number, 0 for none."""
+    return next((value for name in names if isinstance(value := getattr(config, name, None), int)), 0)
+
+
+def _fields(config: Any) -> tuple[ConfigField, ...]:
+    """What of a text config each number of the formula may come from, under the names that its file has."""
+    spelling = getattr(config, "attribute_map", None) or {}
+
+    def number(name: str) -> int:
+        value = getattr(config, name, None)
+        return value if isinstance(value, int) else 0
+
+    def found(symbol: str, name: str, value: int | None = None) -> ConfigField:
+        return ConfigField(symbol, spelling.get(name, name), number(name) if value is None else value)
+
+    heads = number("num_attention_heads")
+    hidden_per_head = number("hidden_size") // heads if heads else 0
+    width = f"{spelling.get('hidden_size', 'hidden_size')} / {spelling.get('num_attention_heads', 'num_attention_heads')}"
+    candidates = [
+        *(found("N", name) for name in ("num_hidden_layers",)),
+        *(found("K", name) for name in ("num_key_value_heads", "num_kv_heads")),
+        ConfigField("K", "multi_query", int(bool(getattr(config, "multi_query", False)))),
+        found("K", "num_attention_heads"),
+        found("H", "num_attention_heads"),
+        *(found("D", name) for name in ("head_dim", "global_head_dim", "swa_head_dim")),
+        ConfigField("D", width, hidden_per_head),
+        found("Dk", "kv_lora_rank"),
+        found("Dk", "qk_nope_head_dim + qk_rope_head_dim", number("qk_nope_head_dim") + number("qk_rope_head_dim")),
+        *(found("Dv", name) for name in ("qk_rope_head_dim", "v_head_dim")),
+    ]
+    return tuple(candidate for candidate in candidates if candidate.value)
