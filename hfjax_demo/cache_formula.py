@@ -97,7 +97,7 @@ def _term(
     layer = group.geometry
     is_latent = layer.expanded_head_dims is not None and form is not CacheForm.FULL_HEADS
     key_dim, value_dim = head_dims(layer, form)
-    factors = (
+    factors: tuple[Factor, ...] = (
         _count_of_layers(group, fields),
         _heads(layer, form, fields),
         _positions(layer, form, context_len),

@@ -23,8 +23,11 @@ MAX_VOCABULARY = 2**24
 MAX_POSITIONS = 100_000_000
 MAX_NUMBER = 10**12
 MUST_BE_POSITIVE = frozenset(
-    "hidden_size num_hidden_layers num_attention_heads num_key_value_heads vocab_size intermediate_size head_dim n_embd n_head "
-    "n_layer n_layers num_layers d_model ffn_dim n_positions max_position_embeddings num_kv_heads".split()
+    [
+        *("hidden_size", "n_embd", "d_model", "intermediate_size", "ffn_dim", "head_dim", "vocab_size"),
+        *("num_hidden_layers", "num_layers", "n_layers", "n_layer", "max_position_embeddings", "n_positions"),
+        *("num_attention_heads", "n_head", "num_key_value_heads", "num_kv_heads"),
+    ]
 )
 
 _BOUNDS: tuple[tuple[re.Pattern[str], int], ...] = (
@@ -64,9 +67,9 @@ def parse_config(text: str) -> dict[str, Any]:
     _check_values(values, "", 1)
     model_type = values.get("model_type")
     if not isinstance(model_type, str) or not model_type:
+        found = "has none" if model_type is None else f"has {shown_value(model_type)}"
         raise _refused(
-            'A config must name its model_type, such as "llama", but this '
-            f"{'has none' if model_type is None else f'has {shown_value(model_type)}'}. Add it, or give the whole config.json."
+            f'A config must name its model_type, such as "llama", but this {found}. Add it, or give the whole config.json.'
         )
     return values
 

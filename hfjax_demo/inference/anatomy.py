@@ -27,6 +27,9 @@ REMEMBERED = 32
 TIME_LIMIT_S = 30.0
 """For building one model without weights: the largest public ones take 5 s, and the engine does nothing else meanwhile."""
 
+MAX_MODULES = 100_000
+"""Parts of one model: a kilobyte or more each, though without weights. The largest public ones have some thousands."""
+
 EXPERTS = re.compile(r"(^|\.)experts\.")
 NUM_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 EXPERTS_PER_TOKEN = ("num_experts_per_tok", "num_experts_per_token", "moe_k", "moe_topk", "top_k_experts")
@@ -103,7 +106,7 @@ class _ByContent:
 @functools.lru_cache(maxsize=REMEMBERED)
 def _read(keyed: _ByContent) -> Anatomy:
     config = keyed.config
-    with _limited_time(config.model_type):
+    with _limited_work(config.model_type):
         module = build_on_meta(config)
         try:
             layers = layer_geometry(module)
@@ -133,30 +136,38 @@ def _read(keyed: _ByContent) -> Anatomy:
     )
 
 
-class _TooLongError(Exception):
+class _TooLargeError(Exception):
     """Raised inside a model's own code; not a kind that such code would catch."""
 
 
 @contextmanager
-def _limited_time(model_type: str) -> Iterator[None]:
-    """Gives up building a model (each module registers its parts) or running it (each is called) after `TIME_LIMIT_S`."""
-    started = time.monotonic()
+def _limited_work(model_type: str) -> Iterator[None]:
+    """Gives up on a model of too many parts (each registers with its parent), or one that is not done in time."""
+    deadline = time.monotonic() + TIME_LIMIT_S
+    num_modules = 0
+
+    def register(*_: Any) -> None:
+        nonlocal num_modules
+        num_modules += 1
+        if num_modules > MAX_MODULES:
+            raise _TooLargeError(f"{MAX_MODULES} parts")
+        check()
 
     def check(*_: Any) -> None:
-        if time.monotonic() - started > TIME_LIMIT_S:
-            raise _TooLongError
+        if time.monotonic() > deadline:
+            raise _TooLargeError(f"what {TIME_LIMIT_S:.0f} s can build")
 
-    hooks = [register_module_module_registration_hook(check), register_module_forward_pre_hook(check)]
-    too_long = ModelLoadError(
-        f"A config must build a model within {TIME_LIMIT_S:.0f} s, but this {model_type} takes longer: it has too many "
-        "layers or experts. Use a smaller one."
-    )
+    hooks = [register_module_module_registration_hook(register), register_module_forward_pre_hook(check)]
     try:
         yield
-    except _TooLongError:
-        raise too_long from None
-    except ModelLoadError as err:
-        raise (too_long if isinstance(err.__cause__, _TooLongError) else err) from err.__cause__
+    except (_TooLargeError, ModelLoadError) as err:
+        limit = err if isinstance(err, _TooLargeError) else err.__cause__
+        if not isinstance(limit, _TooLargeError):
+            raise
+        raise ModelLoadError(
+            f"A model may have at most {limit}, but this {model_type} has more: too many layers or experts. Use a smaller "
+            "one."
+        ) from err
     finally:
         for hook in hooks:
             hook.remove()
@@ -200,7 +211,7 @@ def _fields(config: Any) -> tuple[ConfigField, ...]:
     hidden_per_head = number("hidden_size") // heads if heads else 0
     width = f"{spelling.get('hidden_size', 'hidden_size')} / {spelling.get('num_attention_heads', 'num_attention_heads')}"
     candidates = [
-        *(found("N", name) for name in ("num_hidden_layers",)),
+        found("N", "num_hidden_layers"),
         *(found("K", name) for name in ("num_key_value_heads", "num_kv_heads")),
         ConfigField("K", "multi_query", int(bool(getattr(config, "multi_query", False)))),
         found("K", "num_attention_heads"),

@@ -155,11 +155,10 @@ def _expanded_head_dims(layer: Any, config: Any) -> tuple[int, int] | None:
 
     Transformers keeps the compressed vector where keys usually are and the rotary part of the keys in the values' place.
     """
-    sizes = [getattr(config, name, None) for name in ("kv_lora_rank", "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim")]
-    latent, rotary, unrotated, value = sizes
-    if not all(sizes) or (layer.keys.shape[1], layer.keys.shape[-1], layer.values.shape[-1]) != (1, latent, rotary):
-        return None
-    return (unrotated + rotary, value)
+    names = ("kv_lora_rank", "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim")
+    latent, rotary, unrotated, value = (getattr(config, name, None) or 0 for name in names)
+    is_latent = (layer.keys.shape[1], layer.keys.shape[-1], layer.values.shape[-1]) == (1, latent, rotary)
+    return (unrotated + rotary, value) if is_latent else None
 
 
 def empty_fixed_cache(

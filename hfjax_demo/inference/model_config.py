@@ -50,11 +50,12 @@ def load_config(source: ModelSource) -> Any:
             f"A model's {'GGUF file' if source.gguf_filename else 'config'} must be readable, but that of {source.label} is "
             f"not: {first_line(err)} Fetch or write it again."
         ) from err
-    _check_causal(config, source.label)
+    check_causal(config, source.label)
     return config
 
 
-def _check_causal(config: Any, label: str) -> None:
+def check_causal(config: Any, label: str) -> None:
+    """Raises `UnsupportedModelError` unless `config` is a causal language model's; `label` says whose it is."""
     known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
     known_names = {known} if isinstance(known, str) else set(known or ())
     architectures = list(getattr(config, "architectures", None) or [])
