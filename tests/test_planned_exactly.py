@@ -84,6 +84,11 @@ def test_uneven_layers_and_shared_ones_are_planned_as_they_are(engine, tmp_path,
     assert [term.layers for term in inspection.formulas[0].terms] == [(0,), (1,)]
 
 
+def test_a_padding_id_is_no_hindrance(engine, tmp_path):
+    """Fine-tuned GPT-2s have one; the model then looked for it among token ids that planning does not have."""
+    assert_planned_as_allocated(engine, write_architecture("gpt2", tmp_path / "model", pad_token_id=0))
+
+
 def test_one_device_of_a_mesh_holds_the_planned_bytes(engine, tiny_llama):
     """Read off the arrays of a real run over two devices, by way of the engine's own sharding."""
     record = run(engine, tiny_llama, mode="jit", tensor_parallel=2)

@@ -18,6 +18,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook, register_m
 
 from hfjax_demo.cache_formula import ConfigField
 from hfjax_demo.errors import ModelLoadError
+from hfjax_demo.inference.config_fields import layer_number, layer_numbers
 from hfjax_demo.inference.kv_cache import layer_geometry
 from hfjax_demo.inference.model_config import build_on_meta, context_len_of, first_line, head_counts
 from hfjax_demo.inference.sharding import HeadCounts, tensor_parallel_plan
@@ -32,6 +33,7 @@ MAX_MODULES = 100_000
 
 EXPERTS = re.compile(r"(^|\.)experts\.")
 NUM_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+LATENT_PARTS = ("qk_nope_head_dim", "qk_rope_head_dim")
 EXPERTS_PER_TOKEN = ("num_experts_per_tok", "num_experts_per_token", "moe_k", "moe_topk", "top_k_experts")
 
 
@@ -193,33 +195,32 @@ def _share(name: str, parameter: torch.Tensor, tables: set[int], num_experts: in
 
 def _first_of(config: Any, names: tuple[str, ...]) -> int:
     """The first of these fields that is a number, 0 for none."""
-    return next((value for name in names if isinstance(value := getattr(config, name, None), int)), 0)
+    return next((value for name in names if (value := layer_number(config, name, 0))), 0)
 
 
 def _fields(config: Any) -> tuple[ConfigField, ...]:
     """What of a text config each number of the formula may come from, under the names that its file has."""
     spelling = getattr(config, "attribute_map", None) or {}
 
-    def number(name: str) -> int:
-        value = getattr(config, name, None)
-        return value if isinstance(value, int) else 0
+    def found(symbol: str, *names: str) -> list[ConfigField]:
+        return [
+            ConfigField(symbol, spelling.get(name, name), value) for name in names for value in layer_numbers(config, name)
+        ]
 
-    def found(symbol: str, name: str, value: int | None = None) -> ConfigField:
-        return ConfigField(symbol, spelling.get(name, name), number(name) if value is None else value)
+    def derived(symbol: str, words: str, value: int) -> ConfigField:
+        return ConfigField(symbol, " ".join(spelling.get(word, word) for word in words.split()), value)
 
-    heads = number("num_attention_heads")
-    hidden_per_head = number("hidden_size") // heads if heads else 0
-    width = f"{spelling.get('hidden_size', 'hidden_size')} / {spelling.get('num_attention_heads', 'num_attention_heads')}"
+    first = {name: layer_number(config, name, 0) for name in ("hidden_size", "num_attention_heads", *LATENT_PARTS)}
     candidates = [
-        found("N", "num_hidden_layers"),
-        *(found("K", name) for name in ("num_key_value_heads", "num_kv_heads")),
-        ConfigField("K", "multi_query", int(bool(getattr(config, "multi_query", False)))),
-        found("K", "num_attention_heads"),
-        found("H", "num_attention_heads"),
-        *(found("D", name) for name in ("head_dim", "global_head_dim", "swa_head_dim")),
-        ConfigField("D", width, hidden_per_head),
-        found("Dk", "kv_lora_rank"),
-        found("Dk", "qk_nope_head_dim + qk_rope_head_dim", number("qk_nope_head_dim") + number("qk_rope_head_dim")),
-        *(found("Dv", name) for name in ("qk_rope_head_dim", "v_head_dim")),
+        *found("N", "num_hidden_layers"),
+        *found("K", "num_key_value_heads", "num_kv_heads"),
+        derived("K", "multi_query", int(bool(getattr(config, "multi_query", False)))),
+        *found("K", "num_attention_heads"),
+        *found("H", "num_attention_heads"),
+        *found("D", "head_dim", "global_head_dim", "swa_head_dim"),
+        derived("D", "hidden_size / num_attention_heads", first["hidden_size"] // (first["num_attention_heads"] or 1)),
+        *found("Dk", "kv_lora_rank"),
+        derived("Dk", " + ".join(LATENT_PARTS), sum(first[name] for name in LATENT_PARTS)),
+        *found("Dv", "qk_rope_head_dim", "v_head_dim"),
     ]
     return tuple(candidate for candidate in candidates if candidate.value)

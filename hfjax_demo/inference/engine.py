@@ -31,13 +31,14 @@ from hfjax_demo.inference import memory
 from hfjax_demo.inference.environment import configure_devices, environment_facts
 from hfjax_demo.inference.event_stream import INTERNAL_ERROR, EventStream, Job
 from hfjax_demo.inference.generation import Generation
-from hfjax_demo.inference.inspection import Inspection, inspect_config, inspect_model
+from hfjax_demo.inference.inspection import inspect_config, inspect_model
 from hfjax_demo.inference.loaded_model import LoadedModel, ModelKey
 from hfjax_demo.inference.model_loading import find_model, load_model
 from hfjax_demo.inference.model_sources import catalog_status
 from hfjax_demo.inference.programs import Programs
 from hfjax_demo.inference.sharding import make_mesh
 from hfjax_demo.limits import check_limits
+from hfjax_demo.model_plan import Inspection
 from hfjax_demo.requests import CacheKind, GenerationRequest
 from hfjax_demo.settings import Settings
 

@@ -10,6 +10,7 @@ from transformers import CONFIG_MAPPING
 
 from hfjax_demo.config_text import FIELD
 from hfjax_demo.errors import InvalidRequestError, UnsupportedModelError
+from hfjax_demo.inference.config_fields import layer_number
 from hfjax_demo.inference.model_config import check_causal, first_line
 from hfjax_demo.requests import shown_value
 
@@ -68,16 +69,16 @@ def _assumed(config: Any, values: dict[str, Any]) -> dict[str, int]:
     spelling = getattr(text_config, "attribute_map", None) or {}
     for name, others in REQUIRED:
         written = spelling.get(name, name)
-        if hasattr(text_config, name) and not given & {name, written, *others}:
+        if layer_number(text_config, name, 0) and not given & {name, written, *others}:
             raise _refused(
                 f"A config must have its own {written}, but this {config.model_type} has none. Add it, or give the whole "
                 "config.json."
             )
-    defaults = {name: getattr(text_config, name, None) for name in TELLING}
+    defaults = {name: layer_number(text_config, name, 0) for name in TELLING}
     return {
         spelling.get(name, name): value
         for name, value in defaults.items()
-        if isinstance(value, int) and not given & {name, spelling.get(name, name)}
+        if value and not given & {name, spelling.get(name, name)}
     }
 
 

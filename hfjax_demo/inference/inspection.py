@@ -6,78 +6,28 @@ no weight; knows nothing of requests.
 
 from dataclasses import dataclass
 
-from hfjax_demo.cache_formula import CacheFormula, cache_formula
-from hfjax_demo.cache_plan import CacheBytes, CacheForm, cache_bytes, layer_groups
-from hfjax_demo.config_text import parse_config
+from hfjax_demo.cache_formula import cache_formula
+from hfjax_demo.cache_plan import CacheForm, cache_bytes, layer_groups
+from hfjax_demo.config_text import FIELD, parse_config
 from hfjax_demo.errors import InvalidRequestError, ModelLoadError, UnsupportedModelError
 from hfjax_demo.events import Mesh
 from hfjax_demo.inference import sharding
 from hfjax_demo.inference.anatomy import Anatomy, read_anatomy
 from hfjax_demo.inference.gguf_conversion import prefer_converted
 from hfjax_demo.inference.given_config import config_from_dict
-from hfjax_demo.inference.model_config import load_config, quiet_transformers
+from hfjax_demo.inference.model_config import first_line, load_config, quiet_transformers
 from hfjax_demo.inference.model_files import Progress
 from hfjax_demo.inference.model_sources import resolve_config
-from hfjax_demo.inference.weights_plan import DecodeReads, WeightsPlan, plan_weights
-from hfjax_demo.kv_shapes import DTYPE_BYTES, KVCachePlan, LayerGeometry, plan_kv_cache
-from hfjax_demo.planning import AcceleratorFit, ContextPoint, DeviceNeeds, context_curve, fit_accelerators
+from hfjax_demo.inference.weights_plan import plan_weights
+from hfjax_demo.kv_shapes import DTYPE_BYTES, plan_kv_cache
+from hfjax_demo.model_plan import Inspection
+from hfjax_demo.planning import DeviceNeeds, context_curve, fit_accelerators
 from hfjax_demo.settings import Settings
 
-INSPECTION_SCHEMA = "hfjax_demo.inspection.v1"
 MAX_CONTEXT_LEN = 100_000_000
 MAX_BATCH_SIZE = 1_000_000
 MAX_TENSOR_PARALLEL = 65_536
 GIVEN_CONFIG = "the config given"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Inspection:
-    """The answer to "what would this model need": the contract of `inspect --json`.
-
-    Attributes:
-        schema: `INSPECTION_SCHEMA`.
-        model: as asked for.
-        source: where the config came from.
-        architecture: the Transformers class.
-        num_attention_heads: H, query heads.
-        max_context_len: positions the model was made for, None for no limit.
-        batch_size: B of the plan.
-        context_len: L of the plan.
-        dtype: of weights and cache.
-        kv_cache: shapes and bytes of a fixed cache.
-        weights: shapes, bytes and placement.
-        mesh: planned, not real: `devices` names none.
-        layers: what each layer's shapes follow from: heads, head sizes, window, what a latent unfolds to.
-        forms: bytes of the cache in every form, the fixed one first.
-        formulas: the formula with its numbers, one for each form.
-        bytes_per_token_full_heads: of one position if every query head had its own keys and values; `kv_cache`'s is what
-            grouped heads or latents leave of it.
-        decode: what one token reads of the weights.
-        accelerators: what fits on common devices, one of which each device of the mesh is.
-        curve: bytes of the cache by context length, to the longer of the context asked for and the model's own.
-        assumed: fields that a given config left to Transformers' defaults, with the values that those have.
-    """
-
-    schema: str = INSPECTION_SCHEMA
-    model: str
-    source: str
-    architecture: str
-    num_attention_heads: int
-    max_context_len: int | None
-    batch_size: int
-    context_len: int
-    dtype: str
-    kv_cache: KVCachePlan
-    weights: WeightsPlan
-    mesh: Mesh
-    layers: tuple[LayerGeometry, ...]
-    forms: tuple[CacheBytes, ...]
-    formulas: tuple[CacheFormula, ...]
-    bytes_per_token_full_heads: int
-    decode: DecodeReads
-    accelerators: tuple[AcceleratorFit, ...]
-    curve: tuple[ContextPoint, ...]
-    assumed: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -160,7 +110,12 @@ def inspect_config(
         try:
             anatomy = read_anatomy(config)
         except (ModelLoadError, UnsupportedModelError) as err:
-            raise InvalidRequestError(str(err), field="config") from err
+            raise InvalidRequestError(str(err), field=FIELD) from err
+        except Exception as err:  # values that are each in bounds and that a model's code was never written for
+            raise InvalidRequestError(
+                f"A config must build a model, but this {values['model_type']} does not: {first_line(err)} Correct it.",
+                field=FIELD,
+            ) from err
     return _inspection(f"{values['model_type']} config", GIVEN_CONFIG, anatomy, numbers, assumed)
 
 

@@ -3,59 +3,10 @@
 Pure functions of an `Anatomy`; knows nothing of configs, caches or requests.
 """
 
-from dataclasses import dataclass
-
 from hfjax_demo.inference import sharding
 from hfjax_demo.inference.anatomy import Anatomy
 from hfjax_demo.kv_shapes import DTYPE_BYTES
-
-
-@dataclass(frozen=True)
-class WeightPlan:
-    """One weight as it would lie on the mesh.
-
-    Attributes:
-        name: parameter name; a tied weight is listed once, under its first name.
-        shape: whole.
-        spec: mesh axis per array axis, None where not split.
-        shard_shape: one device's part.
-        bytes_per_device: of that part.
-        reason: why it lies so.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    spec: tuple[str | None, ...]
-    shard_shape: tuple[int, ...]
-    bytes_per_device: int
-    reason: str
-
-
-@dataclass(frozen=True)
-class WeightsPlan:
-    """All weights: bytes in all (each once), bytes one device holds, unique parameters, and each tensor."""
-
-    total_bytes: int
-    bytes_per_device: int
-    num_parameters: int
-    tensors: tuple[WeightPlan, ...]
-
-
-@dataclass(frozen=True)
-class DecodeReads:
-    """What decoding one token reads of the weights at least.
-
-    Attributes:
-        num_active_parameters: that one token passes through, embeddings included: all, less the experts not chosen for it.
-        read_bytes: of all devices together; of an embedding table that is no output layer, nothing is counted.
-        read_bytes_per_device: one device's part.
-        rule: what was counted, in words.
-    """
-
-    num_active_parameters: int
-    read_bytes: int
-    read_bytes_per_device: int
-    rule: str
+from hfjax_demo.model_plan import DecodeReads, WeightPlan, WeightsPlan
 
 
 def plan_weights(anatomy: Anatomy, dtype: str, parts: int) -> tuple[WeightsPlan, DecodeReads]:
