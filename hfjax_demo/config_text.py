@@ -47,6 +47,8 @@ def parse_config(text: str) -> dict[str, Any]:
     Raises:
         InvalidRequestError: of the field "config", with the rule, the numbers and a way out.
     """
+    if not isinstance(text, str):
+        raise _refused(f"A config must be sent as text but is {shown_value(text)}. Send the config.json's text.")
     num_bytes = len(text.encode("utf-8", errors="replace"))
     if num_bytes > MAX_CONFIG_BYTES:
         raise _refused(

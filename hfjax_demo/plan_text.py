@@ -59,8 +59,8 @@ def _other_forms(plan: Inspection) -> Iterator[str]:
         is_latent = any(layer.expanded_head_dims for layer in plan.layers)
         saved_by = "one latent for all heads" if is_latent else "query heads that share KV heads"
         yield (
-            f"{'latents' if is_latent else 'heads':9s} {full:,} bytes a token if every query head had keys and values of its "
-            f"own; {saved_by}: {full / per_token:.1f} x less"
+            f"{'latents' if is_latent else 'heads':9s} {full:,} bytes a token if every query head had keys and values of "
+            f"its own; {saved_by}: {full / per_token:.1f} x less"
         )
 
 
