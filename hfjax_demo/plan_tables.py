@@ -61,7 +61,14 @@ def accelerators_table(plan: Inspection) -> Table:
 def curve_table(plan: Inspection) -> Table:
     """One row a context length."""
     headers = ["Context length (tokens)", "Fixed cache (bytes)", "Cache that respects windows (bytes)"]
-    return headers, [[point.context_len, point.fixed_bytes, point.windowed_bytes] for point in plan.curve]
+    headers += ["Fixed cache per device (bytes)", "Cache that respects windows per device (bytes)"]
+    return headers, [
+        [
+            *(point.context_len, point.fixed_bytes, point.windowed_bytes),
+            *(point.fixed_bytes_per_device, point.windowed_bytes_per_device),
+        ]
+        for point in plan.curve
+    ]
 
 
 def formula_table(plan: Inspection) -> Table:

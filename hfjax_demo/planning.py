@@ -98,11 +98,13 @@ class AcceleratorFit:
 
 @dataclass(frozen=True)
 class ContextPoint:
-    """A point of a curve: bytes of the whole cache, all devices, at one context length."""
+    """A point of a curve: bytes of the cache at one context length, of all devices (each once) and of one of them."""
 
     context_len: int
     fixed_bytes: int
     windowed_bytes: int
+    fixed_bytes_per_device: int
+    windowed_bytes_per_device: int
 
 
 def usable_bytes(memory_bytes: int) -> int:
@@ -163,7 +165,7 @@ def context_curve(
     """Bytes of the whole cache at lengths spaced evenly on a logarithmic axis, from 1 to `longest`, ends included.
 
     Args:
-        needs: of one device; the curve is of all devices together, each part once.
+        needs: of one device.
         batch_size: B.
         longest: the last length.
         points_per_doubling: how fine; a windowed curve bends at its window.
@@ -175,12 +177,13 @@ def context_curve(
         exponent += 1
     lengths |= {group.geometry.window for group in needs.groups if group.geometry.window and group.geometry.window < longest}
 
-    def total(form: CacheForm, length: int) -> int:
-        return cache_bytes(needs.groups, form, batch_size, length, needs.dtype).total_bytes
+    def point(length: int) -> ContextPoint:
+        args = (batch_size, length, needs.dtype, needs.tensor_parallel)
+        fixed, windowed = (cache_bytes(needs.groups, form, *args) for form in (CacheForm.FIXED, CacheForm.WINDOWED))
+        per_device = (fixed.bytes_per_device, windowed.bytes_per_device)
+        return ContextPoint(length, fixed.total_bytes, windowed.total_bytes, *per_device)
 
-    return tuple(
-        ContextPoint(length, total(CacheForm.FIXED, length), total(CacheForm.WINDOWED, length)) for length in sorted(lengths)
-    )
+    return tuple(point(length) for length in sorted(lengths))
 
 
 def _fit(needs: DeviceNeeds, room: int, form: CacheForm, batch_size: int, context_len: int) -> CacheFit:
