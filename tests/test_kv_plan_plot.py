@@ -30,7 +30,7 @@ SEVERAL = [
     curve("Mistral-7B-v0.1", windowed=32),
     curve("Gemma-3-27B", 62, 16, 54_018_692_608, windowed=52),
     curve("Falcon-7B", kv_heads=1),
-    curve(ATTACK, 2, 1, 10**8),
+    curve(ATTACK, 2, 1),
 ]
 FIGURES = {
     "plan of several": context_curves(SEVERAL, ACCELERATORS),
@@ -42,11 +42,11 @@ FIGURES = {
 
 
 def model_lines(figure):
-    return [trace for trace in figure.data if trace.showlegend]
+    return [trace for trace in figure.data if trace.mode == "lines+markers"]
 
 
 def memory_lines(figure):
-    return [trace for trace in figure.data if trace.showlegend is False]
+    return [trace for trace in figure.data if trace.line.dash == "dash"]
 
 
 def words(figure):
@@ -67,6 +67,7 @@ def test_a_model_with_windows_has_a_second_dotted_line_with_open_symbols():
     assert (solid.name, dotted.name) == ("b", "b, windows respected")
     assert (plain.marker.symbol, solid.marker.symbol, dotted.marker.symbol) == ("circle", "square", "square-open")
     assert solid.line.color == dotted.line.color != plain.line.color
+    assert solid.legendgroup == dotted.legendgroup != plain.legendgroup
     assert dotted.y[-1] == 16 * 10**9 + 2 * 32 * 8 * 128 * 2 * WINDOW
 
 
@@ -83,24 +84,32 @@ def test_a_context_beyond_the_models_own_says_so():
     assert "cache 2.15 GB<br>weights 13.48 GB" in line.hovertext[list(line.x).index(4096)]
 
 
+def test_the_legend_names_each_model_once_and_says_what_is_dotted():
+    names = [trace.name for trace in FIGURES["plan of several"].data if trace.showlegend]
+    assert names[:5] == [curve.label for curve in SEVERAL[:5]]
+    assert names[6:] == ["windows respected"]
+    assert [trace.name for trace in FIGURES["plan of one"].data if trace.showlegend] == ["Llama-3.1-8B"]
+
+
 def test_devices_of_one_size_share_a_line_at_what_is_planned_with():
-    lines = memory_lines(context_curves(SEVERAL, ACCELERATORS))
-    sizes = sorted({accelerator.memory_bytes for accelerator in ACCELERATORS})
-    assert [line.y[0] for line in lines] == [usable_bytes(size) for size in sizes]
-    assert all(line.y[0] == line.y[1] and line.line.dash == "dash" for line in lines)
+    lines = memory_lines(FIGURES["plan of several"])
     (of_24,) = [line for line in lines if "NVIDIA L4<br>" in line.hovertext[0]]
+    assert of_24.y[0] == of_24.y[1] == usable_bytes(24 * 10**9)
     assert "NVIDIA RTX 4090" in of_24.hovertext[0]
     assert "24 GB, of which 21.60 GB" in of_24.hovertext[0]
+    assert "24 GB NVIDIA L4 and 3 more" in words(FIGURES["plan of several"])
+    assert "40 GB NVIDIA A100" in words(FIGURES["plan of several"])
 
 
-def test_labels_of_lines_that_are_close_do_not_lie_on_each_other():
-    figure = FIGURES["plan of several"]
-    labels = [label for label in figure.layout.annotations if " GB " in label.text]
-    assert len(labels) >= 4
-    low, high = figure.layout.yaxis.range
-    for side in (0, 1):
-        shares = [(label.y - low) / (high - low) for label in labels if label.x == side]
-        assert all(above - below >= 0.05 for below, above in pairwise(shares))
+def test_every_line_of_a_device_has_its_words_and_room_for_them():
+    for name in ("plan of several", "plan of caches"):
+        figure = FIGURES[name]
+        labels = [label for label in figure.layout.annotations if " GB " in label.text]
+        lines = memory_lines(figure)
+        assert len(labels) == len(lines) >= 2
+        assert [label.y for label in labels] == [pytest.approx(math.log10(line.y[0])) for line in lines]
+        low, high = figure.layout.yaxis.range
+        assert all(above - below >= 0.06 for below, above in pairwise((label.y - low) / (high - low) for label in labels))
 
 
 def test_a_device_far_from_every_curve_is_left_out_and_does_not_stretch_the_axis():

@@ -15,15 +15,16 @@ from hfjax_demo.accelerators import GB, Accelerator
 from hfjax_demo.errors import readable_bytes
 from hfjax_demo.planning import RESERVE, ContextPoint, usable_bytes
 from hfjax_demo.plots.hover_text import as_markup, shown_text
-from hfjax_demo.plots.style import GRID, LINE, MAX_TICKS, TEXT, Table, empty_figure, heading, styled_figure
+from hfjax_demo.plots.log_axes import Span, byte_ticks, log_axis, padded, powers_of_two
+from hfjax_demo.plots.style import GRID, LINE, TEXT, Table, empty_figure, heading, styled_figure
 
 MAX_MODELS = 6
 MAX_LABEL_CHARS = 28
 HEIGHT = 400
 SHORTEST = 128
 """Contexts below are left out where the curve goes far beyond: nobody plans for them."""
-LABEL_SHARE = 0.05
-"""Of the plot's height: what one line of words takes."""
+LABEL_SHARE = 0.065
+"""Of the plot's height: what one line of words takes. Of device lines closer than that, the lowest is drawn."""
 
 # Each has a contrast of at least 3 to white and to a near-black page, and a symbol of its own beside the colour.
 COLOURS = ("#2f72e8", "#cf4a3f", "#0e8577", "#8a63d2", "#8a7a12", "#b8479c")
@@ -63,21 +64,26 @@ def context_curves(
     if not heights:
         return empty_figure("No model to draw yet.")
     lengths = [length for line in lines for length in line.x]
-    x_range = (math.log10(min(lengths)), math.log10(max(lengths)) or 1.0)
-    memories = _by_memory(accelerators)
-    y_range = _padded([*heights, *(usable_bytes(memory) for memory in memories if _is_near(memory, heights))])
-    shown = {
-        memory: names for memory, names in memories.items() if y_range[0] < math.log10(usable_bytes(memory)) < y_range[1]
-    }
+    x_range = (math.log10(min(lengths)) - 0.03, math.log10(max(lengths)) + 0.03)
+    memories = {size: names for size, names in _by_memory(accelerators).items() if _is_near(size, heights)}
+    y_range = padded([*heights, *map(usable_bytes, memories)])
+    drawn = _apart(memories, y_range)
     what = "weights and cache" if with_weights else "cache alone"
-    note = f", dashed: a device's memory less {RESERVE:.0%}" if shown else ""
+    note = f"; dashed: memory of a device, less {RESERVE:.0%}" if drawn else ""
+    has_windows = any(line.line.dash == "dot" for line in lines)
     return styled_figure(
-        [*(_memory_line(memory, names, 10 ** x_range[0], 10 ** x_range[1]) for memory, names in shown.items()), *lines],
+        [
+            *(_memory_line(size, names, (10 ** x_range[0], 10 ** x_range[1])) for size, names in drawn.items()),
+            *lines,
+            *([_key_to_windows()] if has_windows else []),
+        ],
         height=HEIGHT,
         hovermode="closest",
-        xaxis=_log_axis(x_range, _powers_of_two(x_range), "context length (tokens)", showgrid=False, linecolor=LINE),
-        yaxis=_log_axis(y_range, _byte_ticks(y_range), None, gridcolor=GRID),
-        annotations=[heading(f"on one device: {what}{note}"), *_memory_labels(shown, y_range)],
+        xaxis=log_axis(x_range, powers_of_two(x_range), "context length (tokens)", showgrid=False, linecolor=LINE),
+        yaxis=log_axis(y_range, byte_ticks(y_range), None, gridcolor=GRID),
+        annotations=[heading(f"{what}{note}"), *(_memory_label(size, names, lines) for size, names in drawn.items())],
+        # Tick labels that would leave the figure are hidden: the last length has its room.
+        margin={"l": 8, "r": 26, "t": 8, "b": 8},
     )
 
 
@@ -150,7 +156,8 @@ def _line(
         marker={"symbol": SYMBOLS[place] + ("-open" if dash == "dot" else ""), "size": 7, "color": colour},
         hovertext=hovers,
         hoverinfo="text",
-        showlegend=True,
+        legendgroup=f"model {place}",
+        showlegend=dash == "solid",
     )
 
 
@@ -162,12 +169,23 @@ def _by_memory(accelerators: Sequence[Accelerator]) -> dict[int, list[str]]:
     return names
 
 
-def _memory_line(memory_bytes: int, names: Sequence[str], first: float, last: float) -> go.Scatter:
+def _apart(memories: dict[int, list[str]], y_range: Span) -> dict[int, list[str]]:
+    """The sizes whose lines have room for their words above them, from the smallest up."""
+    drawn: dict[int, list[str]] = {}
+    last = -math.inf
+    for size, names in memories.items():
+        share = (math.log10(usable_bytes(size)) - y_range[0]) / (y_range[1] - y_range[0])
+        if share - last >= LABEL_SHARE:
+            drawn[size], last = names, share
+    return drawn
+
+
+def _memory_line(memory_bytes: int, names: Sequence[str], ends: tuple[float, float]) -> go.Scatter:
     usable = usable_bytes(memory_bytes)
     hover = "<br>".join(as_markup(name) for name in names)
     hover += f"<br>{memory_bytes / GB:,.0f} GB, of which {readable_bytes(usable)} are planned with"
     return go.Scatter(
-        x=[first, last],
+        x=list(ends),
         y=[usable, usable],
         mode="lines",
         line={"width": 1, "color": TEXT, "dash": "dash"},
@@ -177,80 +195,35 @@ def _memory_line(memory_bytes: int, names: Sequence[str], first: float, last: fl
     )
 
 
-def _memory_labels(memories: dict[int, list[str]], y_range: tuple[float, float]) -> list[dict[str, Any]]:
-    """Each line's size above it, at the left or, where the line below is too near, at the right; else hovering says it."""
-    labels = []
-    last = {"left": -math.inf, "right": -math.inf}
-    for memory, names in memories.items():
-        share = (math.log10(usable_bytes(memory)) - y_range[0]) / (y_range[1] - y_range[0])
-        side = next((side for side, below in last.items() if share - below >= LABEL_SHARE), None)
-        if side is None:
-            continue
-        last[side] = share
-        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        text = f"{memory / GB:,.0f} GB {as_markup(names[0])}{more}"
-        place: dict[str, Any] = {
-            "xref": "paper",
-            "x": 0 if side == "left" else 1,
-            "xanchor": side,
-            "yanchor": "bottom",
-            "showarrow": False,
-        }
-        labels.append({"text": text, "y": math.log10(usable_bytes(memory)), "font": {"size": 10, "color": TEXT}} | place)
-    return labels
+def _memory_label(memory_bytes: int, names: Sequence[str], lines: Sequence[go.Scatter]) -> dict[str, Any]:
+    """A device's size and name above its line, at the end where the curves are further from it."""
+    size, usable = f"{memory_bytes / GB:,.0f} GB", usable_bytes(memory_bytes)
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    # Some names have their size in them.
+    text = f"{size} {as_markup(names[0].replace(f' {size}', ''))}{more}"
+    left, right = (
+        min(abs(math.log10(height / usable)) for line in lines for height in _half(line.y, is_left) if height)
+        for is_left in (True, False)
+    )
+    place: dict[str, Any] = {"xref": "paper", "x": 0, "xanchor": "left"} if left >= right else {"xref": "paper", "x": 1}
+    place = {"xanchor": "right"} | place | {"yanchor": "bottom", "showarrow": False}
+    return {"text": text, "y": math.log10(usable), "font": {"size": 10, "color": TEXT}} | place
+
+
+def _half(heights: Sequence[int], is_left: bool) -> Sequence[int]:
+    middle = (len(heights) + 1) // 2
+    return heights[:middle] if is_left else heights[-middle:]
+
+
+def _key_to_windows() -> go.Scatter:
+    """An entry of the legend, without a point, for every dotted line: models are few enough to tell by their symbols."""
+    line = {"width": 2, "color": TEXT, "dash": "dot"}
+    return go.Scatter(
+        x=[None], y=[None], name="windows respected", mode="lines", line=line, hoverinfo="skip", showlegend=True
+    )
 
 
 def _is_near(memory_bytes: int, heights: Sequence[int]) -> bool:
     """Whether a device's line says something of these curves: some height is within a factor of ten of it."""
     usable = usable_bytes(memory_bytes)
     return min(heights) / 10 <= usable <= max(heights) * 10
-
-
-def _padded(values: Sequence[int]) -> tuple[float, float]:
-    logs = [math.log10(value) for value in values if value > 0]
-    room = max(0.08 * (max(logs) - min(logs)), 0.1)
-    return min(logs) - room, max(logs) + room
-
-
-def _log_axis(span: tuple[float, float], ticks: dict[float, str], title: str | None, **axis: Any) -> dict[str, Any]:
-    shared: dict[str, Any] = {"type": "log", "range": list(span), "tickvals": list(ticks), "ticktext": list(ticks.values())}
-    shared |= {"tickangle": 0, "zeroline": False, "automargin": True}
-    if title:
-        shared["title"] = {"text": title, "standoff": 6, "font": {"size": 12}}
-    return shared | axis
-
-
-def _powers_of_two(span: tuple[float, float]) -> dict[float, str]:
-    first, last = math.ceil(span[0] / math.log10(2) - 1e-9), math.floor(span[1] / math.log10(2) + 1e-9)
-    step = max(1, math.ceil((last - first) / (MAX_TICKS - 1)))
-    return {2.0**power: _tokens(2**power) for power in range(first, last + 1, step)}
-
-
-def _tokens(count: int) -> str:
-    """A power of two as short as it is exact: "512", "4 Ki", "1 Mi"."""
-    for size, unit in ((2**20, " Mi"), (2**10, " Ki")):
-        if count >= size:
-            return f"{count // size:,}{unit}"
-    return str(count)
-
-
-def _byte_ticks(span: tuple[float, float]) -> dict[float, str]:
-    """Round numbers of bytes: powers of ten, or what it takes between them to have three."""
-    powers = range(math.floor(span[0]), math.ceil(span[1]) + 1)
-    ticks: dict[float, str] = {}
-    for tenths in ((10,), (10, 20, 50), range(10, 100, 10), range(10, 100, 2)):
-        inside = [(tenth, power) for power in powers for tenth in tenths if _is_inside(tenth / 10 * 10.0**power, span)]
-        kept = inside[:: math.ceil(len(inside) / MAX_TICKS) or 1]
-        ticks = {tenth / 10 * 10.0**power: _bytes_tick(power, tenth / 10) for tenth, power in kept}
-        if len(ticks) >= 3:
-            break
-    return ticks
-
-
-def _is_inside(value: float, span: tuple[float, float]) -> bool:
-    return span[0] <= math.log10(value) <= span[1]
-
-
-def _bytes_tick(power: int, factor: float) -> str:
-    unit = max(power // 3, 0)
-    return f"{factor * 10.0 ** (power - 3 * unit):g} {('B', 'kB', 'MB', 'GB', 'TB', 'PB')[min(unit, 5)]}"
