@@ -1,8 +1,8 @@
 """Common accelerators as facts: memory, memory bandwidth, and the vendor's page that says so.
 
-A vendor's GB is read as 10^9 bytes and GB/s as 10^9 bytes a second. Drivers show at least as much memory on these devices
-(where a vendor means 2^30, up to 7 % more), so what is said to fit does. Bandwidth is the vendor's peak, which no program
-reaches: what is computed with it is an upper bound. Knows nothing of models.
+A vendor's GB is read as 10^9 bytes and GB/s as 10^9 bytes a second: the smaller reading, so that what is said to fit does
+(most vendors mean 2^30 of memory, 7 % more; what a driver takes for itself is in `planning.RESERVE`). Bandwidth is the
+vendor's peak, which no program reaches: what is computed with it is an upper bound. Knows nothing of models.
 """
 
 from dataclasses import dataclass
