@@ -13,10 +13,13 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from hfjax_demo import __version__
 from hfjax_demo.catalog import DEFAULT_MODEL
+from hfjax_demo.config_text import MAX_CONFIG_BYTES
+from hfjax_demo.csv_text import csv_text
 from hfjax_demo.errors import HfJaxDemoError, InvalidRequestError
 from hfjax_demo.events import (
     CompilingEvent,
@@ -29,6 +32,8 @@ from hfjax_demo.events import (
 )
 from hfjax_demo.kv_shapes import DTYPE_BYTES
 from hfjax_demo.plain_json import to_dict
+from hfjax_demo.plan_tables import TABLES
+from hfjax_demo.plan_text import plan_lines
 from hfjax_demo.requests import ExecutionMode, GenerationRequest
 from hfjax_demo.settings import Settings
 
@@ -123,6 +128,8 @@ def _add_inspect(command: argparse.ArgumentParser) -> None:
     _add_model_options(command)
     command.add_argument("--context-len", type=_whole, metavar="L", help="positions; default: the model's context")
     command.add_argument("--batch-size", type=_whole, default=1, metavar="B")
+    command.add_argument("--config", metavar="FILE", help="a config.json to plan for in place of --model; '-' reads stdin")
+    command.add_argument("--csv", choices=tuple(TABLES), help="print one table as CSV instead")
     command.set_defaults(run=_run_inspect)
 
 
@@ -180,41 +187,44 @@ def _read_stdin() -> str:
 
 
 def _run_inspect(options: argparse.Namespace) -> int:
+    if options.csv and options.json:
+        raise InvalidRequestError("--csv and --json each print one thing alone, but both were given. Use one of them.")
     status = _StatusLine()
+    config = _read_config(options.config)
     with _library_output_to_stderr() as stdout:
-        from hfjax_demo.inference.inspection import inspect_model
+        from hfjax_demo.inference.inspection import inspect_config, inspect_model
 
-        inspection = inspect_model(
-            options.model,
-            Settings.from_environment(),
-            status.show_stage,
-            allow_local=True,
-            context_len=options.context_len,
-            batch_size=options.batch_size,
-            dtype=options.dtype,
-            tensor_parallel=options.tensor_parallel,
-        )
+        names = ("context_len", "batch_size", "dtype", "tensor_parallel")
+        numbers = {name: getattr(options, name) for name in names}
+        if config is None:
+            settings = Settings.from_environment()
+            inspection = inspect_model(options.model, settings, status.show_stage, allow_local=True, **numbers)
+        else:
+            inspection = inspect_config(config, **numbers)
         status.clear()
         if options.json:
             json.dump(to_dict(inspection), stdout)
             print(file=stdout)
-            return 0
-        cache, weights = inspection.kv_cache, inspection.weights
-        print(f"{inspection.architecture} from {inspection.source}", file=stdout)
-        print(
-            f"weights   {weights.total_bytes / 1e6:,.1f} MB, {weights.num_parameters:,} parameters, {inspection.dtype}; "
-            f"{weights.bytes_per_device / 1e6:,.1f} MB on each of {inspection.mesh.size}",
-            file=stdout,
-        )
-        print(
-            f"KV cache  {cache.total_bytes / 1e6:,.1f} MB for {inspection.batch_size} x {inspection.context_len} positions, "
-            f"{cache.bytes_per_token:,} bytes a token; {cache.bytes_per_device / 1e6:,.1f} MB on each of "
-            f"{inspection.mesh.size}",
-            file=stdout,
-        )
-        for layer in cache.layers:
-            print(f"  layer {layer.layer:3d}  {layer.kind:18s} K {layer.key_shape} V {layer.value_shape}", file=stdout)
+        elif options.csv:
+            print(csv_text(*TABLES[options.csv](inspection)), end="", file=stdout)
+        else:
+            print(*plan_lines(inspection), sep="\n", file=stdout)
     return 0
+
+
+def _read_config(place: str | None) -> str | None:
+    """The text of `--config`, one character more than is allowed at most, so that a huge file is not read."""
+    if place is None:
+        return None
+    try:
+        with contextlib.nullcontext(sys.stdin) if place == "-" else Path(place).open(encoding="utf-8") as file:
+            return file.read(MAX_CONFIG_BYTES + 1)
+    except (OSError, ValueError) as err:
+        reason = "it is not UTF-8 text" if isinstance(err, UnicodeDecodeError) else getattr(err, "strerror", None) or err
+        raise InvalidRequestError(
+            f"--config must be a file that can be read but {place[:200]!r} is not ({reason}). Check the path.",
+            field="config",
+        ) from err
 
 
 def _run_models(options: argparse.Namespace) -> int:

@@ -19,9 +19,13 @@ class LayerGeometry:
         layer: index, from 0.
         kind: "full_attention", "sliding_attention" (its window masks, the cache still holds every position) or
             "shared" (no keys and values of its own; it reads another layer's).
-        num_kv_heads: K; 0 for a shared layer.
-        key_head_dim: Dk.
-        value_head_dim: Dv; differs from Dk in a few architectures.
+        num_kv_heads: K; 0 for a shared layer. 1 for a latent layer: all heads read the same latent.
+        key_head_dim: Dk; of a latent layer the size of the compressed keys and values.
+        value_head_dim: Dv; differs from Dk in a few architectures. Of a latent layer the size of its rotary keys.
+        num_attention_heads: H, query heads; 0 where nobody asked.
+        window: W, the latest positions that the layer attends to; None for all of them.
+        expanded_head_dims: of a latent layer the key and value sizes of each query head that its latent unfolds to while
+            it is read; None for a layer that keeps keys and values as they are.
     """
 
     layer: int
@@ -29,6 +33,9 @@ class LayerGeometry:
     num_kv_heads: int
     key_head_dim: int
     value_head_dim: int
+    num_attention_heads: int = 0
+    window: int | None = None
+    expanded_head_dims: tuple[int, int] | None = None
 
     @property
     def holds_kv(self) -> bool:

@@ -6,6 +6,7 @@ Knows nothing of how long a request runs (the engine stops it) nor of what a mod
 
 from hfjax_demo.catalog import CATALOG, CatalogModel, find_in_catalog
 from hfjax_demo.errors import InvalidRequestError
+from hfjax_demo.known_configs import find_known_config
 from hfjax_demo.requests import GenerationRequest
 from hfjax_demo.settings import ANY_MODEL, ENV_PREFIX, Settings
 
@@ -37,6 +38,16 @@ def check_limits(request: GenerationRequest, settings: Settings) -> None:
             f"{request.max_new_tokens}. Ask for fewer; the operator raises the limit with {ENV_PREFIX}MAX_NEW_TOKENS.",
             field="max_new_tokens",
         )
+
+
+def check_may_inspect(request: GenerationRequest, settings: Settings) -> None:
+    """Refuses to look at a model that may not be run, unless its config is bundled: nothing is fetched for that.
+
+    Raises:
+        InvalidRequestError: of the field "model".
+    """
+    if find_known_config(request.model) is None:
+        check_limits(request, settings)
 
 
 def may_type_any_model(settings: Settings) -> bool:

@@ -27,6 +27,7 @@ from hfjax_demo.plots.race import caught_up_step, race, race_table
 from hfjax_demo.plots.step_timeline import cut_at, step_timeline, timeline_table
 from hfjax_demo.plots.style import tick_step
 from hfjax_demo.requests import GenerationRequest
+from tests.test_kv_plan_plot import FIGURES as PLAN_FIGURES
 
 MODEL = ModelFacts("M", "someone/M", "LlamaForCausalLM", "float32", 100, 400, 2, 4, 2, 8, 50, 128, (2,))
 ENVIRONMENT = EnvironmentFacts({"jax": "0.10.2"}, "cpu", "cpu", 1, 2, Mesh("model", 1, ("cpu:0",)))
@@ -100,6 +101,7 @@ FIGURES = {
     "race": race(run(EAGER), run(COLD_JIT), "eager", "jit"),
     "race of one": race(run([]), run(COLD_JIT), "eager", ATTACK),
     "no race": race(run([]), run([]), "eager", "jit"),
+    **PLAN_FIGURES,
 }
 
 

@@ -31,13 +31,14 @@ from hfjax_demo.inference import memory
 from hfjax_demo.inference.environment import configure_devices, environment_facts
 from hfjax_demo.inference.event_stream import INTERNAL_ERROR, EventStream, Job
 from hfjax_demo.inference.generation import Generation
-from hfjax_demo.inference.inspection import Inspection, inspect_model
+from hfjax_demo.inference.inspection import inspect_config, inspect_model
 from hfjax_demo.inference.loaded_model import LoadedModel, ModelKey
 from hfjax_demo.inference.model_loading import find_model, load_model
 from hfjax_demo.inference.model_sources import catalog_status
 from hfjax_demo.inference.programs import Programs
 from hfjax_demo.inference.sharding import make_mesh
 from hfjax_demo.limits import check_limits
+from hfjax_demo.model_plan import Inspection
 from hfjax_demo.requests import CacheKind, GenerationRequest
 from hfjax_demo.settings import Settings
 
@@ -148,22 +149,26 @@ class InferenceEngine:
         """Each catalog model with where it is: "packaged", "downloaded" or "on the Hub"."""
         return catalog_status()
 
-    def inspect(self, model: str, allow_local: bool = False, **numbers: Any) -> Inspection:
+    def inspect(self, model: str, allow_local: bool = False, config: str | None = None, **numbers: Any) -> Inspection:
         """`inspect_model` on the engine's thread, between two steps of whatever runs; waits for the answer.
 
         Args:
-            model: catalog name, Hub id, or a path where `allow_local`.
+            model: catalog name, bundled config's name, Hub id, or a path where `allow_local`.
             allow_local: whether `model` may be a path.
+            config: a config.json as text, to plan for in place of `model`'s (`inspect_config`).
             numbers: `context_len`, `batch_size`, `dtype` and `tensor_parallel`, as `inspect_model` takes them.
 
         Raises:
-            HfJaxDemoError: what `inspect_model` raises, or EngineClosedError.
+            HfJaxDemoError: what `inspect_model` or `inspect_config` raises, or EngineClosedError.
         """
         answer: Future[Inspection] = Future()
 
         def task() -> None:
             try:
-                answer.set_result(inspect_model(model, self.settings, _no_progress, allow_local, **numbers))
+                if config is None:
+                    answer.set_result(inspect_model(model, self.settings, _no_progress, allow_local, **numbers))
+                else:
+                    answer.set_result(inspect_config(config, **numbers))
             except Exception as err:
                 answer.set_exception(err)
 

@@ -1,96 +1,53 @@
-"""What a model would need, from its config alone: cache and weights, shapes, bytes and placement. Reads no weight.
+"""What a model would need, from its config alone: cache and weights, shapes, bytes, placement and what fits where.
 
-The model is built on torch's meta device and asked; no formula here can disagree with what the engine allocates. Knows
-nothing of requests.
+The model is built without weights and asked (`anatomy`); no formula here can disagree with what the engine allocates. Reads
+no weight; knows nothing of requests.
 """
 
 from dataclasses import dataclass
 
-from hfjax_demo.errors import InvalidRequestError
+from hfjax_demo.cache_formula import cache_formula
+from hfjax_demo.cache_plan import CacheForm, cache_bytes, layer_groups
+from hfjax_demo.config_text import FIELD, parse_config
+from hfjax_demo.errors import InvalidRequestError, ModelLoadError, UnsupportedModelError
 from hfjax_demo.events import Mesh
 from hfjax_demo.inference import sharding
+from hfjax_demo.inference.anatomy import Anatomy, read_anatomy
 from hfjax_demo.inference.gguf_conversion import prefer_converted
-from hfjax_demo.inference.kv_cache import layer_geometry
-from hfjax_demo.inference.model_config import (
-    build_on_meta,
-    context_len_of,
-    head_counts,
-    load_config,
-    quiet_transformers,
-)
+from hfjax_demo.inference.given_config import config_from_dict
+from hfjax_demo.inference.model_config import first_line, load_config, quiet_transformers
 from hfjax_demo.inference.model_files import Progress
 from hfjax_demo.inference.model_sources import resolve_config
-from hfjax_demo.kv_shapes import DTYPE_BYTES, KVCachePlan, plan_kv_cache
+from hfjax_demo.inference.weights_plan import plan_weights
+from hfjax_demo.kv_shapes import DTYPE_BYTES, plan_kv_cache
+from hfjax_demo.model_plan import Inspection
+from hfjax_demo.planning import DeviceNeeds, context_curve, fit_accelerators
 from hfjax_demo.settings import Settings
 
-INSPECTION_SCHEMA = "hfjax_demo.inspection.v1"
 MAX_CONTEXT_LEN = 100_000_000
 MAX_BATCH_SIZE = 1_000_000
 MAX_TENSOR_PARALLEL = 65_536
+GIVEN_CONFIG = "the config given"
 
 
 @dataclass(frozen=True)
-class WeightPlan:
-    """One weight as it would lie on the mesh.
+class _Numbers:
+    """What is planned with; checked on construction."""
 
-    Attributes:
-        name: parameter name; a tied weight is listed once, under its first name.
-        shape: whole.
-        spec: mesh axis per array axis, None where not split.
-        shard_shape: one device's part.
-        bytes_per_device: of that part.
-        reason: why it lies so.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    spec: tuple[str | None, ...]
-    shard_shape: tuple[int, ...]
-    bytes_per_device: int
-    reason: str
-
-
-@dataclass(frozen=True)
-class WeightsPlan:
-    """All weights: bytes in all (each once), bytes one device holds, unique parameters, and each tensor."""
-
-    total_bytes: int
-    bytes_per_device: int
-    num_parameters: int
-    tensors: tuple[WeightPlan, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Inspection:
-    """The answer to "what would this model need": the contract of `inspect --json`.
-
-    Attributes:
-        schema: `INSPECTION_SCHEMA`.
-        model: as asked for.
-        source: where the config came from.
-        architecture: the Transformers class.
-        num_attention_heads: H, query heads.
-        max_context_len: positions the model was made for, None for no limit.
-        batch_size: B of the plan.
-        context_len: L of the plan.
-        dtype: of weights and cache.
-        kv_cache: shapes and bytes of a fixed cache.
-        weights: shapes, bytes and placement.
-        mesh: planned, not real: `devices` names none.
-    """
-
-    schema: str = INSPECTION_SCHEMA
-    model: str
-    source: str
-    architecture: str
-    num_attention_heads: int
-    max_context_len: int | None
+    context_len: int | None
     batch_size: int
-    context_len: int
     dtype: str
-    kv_cache: KVCachePlan
-    weights: WeightsPlan
-    mesh: Mesh
+    tensor_parallel: int
+
+    def __post_init__(self) -> None:
+        _check("batch_size", self.batch_size, MAX_BATCH_SIZE)
+        _check("tensor_parallel", self.tensor_parallel, MAX_TENSOR_PARALLEL)
+        if self.context_len is not None:
+            _check("context_len", self.context_len, MAX_CONTEXT_LEN)
+        if self.dtype not in DTYPE_BYTES:
+            raise InvalidRequestError(
+                f"dtype must be one of {', '.join(DTYPE_BYTES)} but is {self.dtype!r}. Pick one of them.", field="dtype"
+            )
 
 
 def inspect_model(
@@ -106,7 +63,7 @@ def inspect_model(
     """Plans a model's cache and weights from its config.
 
     Args:
-        name: catalog name, Hub id, or local folder (a config.json is enough) or GGUF file.
+        name: catalog name, bundled config's name, Hub id, or local folder (a config.json is enough) or GGUF file.
         settings: cache folder.
         progress: told what is happening.
         allow_local: whether `name` may be a path.
@@ -119,53 +76,75 @@ def inspect_model(
         InvalidRequestError: a number or dtype breaks its rule.
         HfJaxDemoError: the config is not there or not a causal language model's.
     """
-    _check("batch_size", batch_size, MAX_BATCH_SIZE)
-    _check("tensor_parallel", tensor_parallel, MAX_TENSOR_PARALLEL)
-    if context_len is not None:
-        _check("context_len", context_len, MAX_CONTEXT_LEN)
-    if dtype not in DTYPE_BYTES:
-        raise InvalidRequestError(
-            f"dtype must be one of {', '.join(DTYPE_BYTES)} but is {dtype!r}. Pick one of them.", field="dtype"
-        )
+    numbers = _Numbers(context_len, batch_size, dtype, tensor_parallel)
     with quiet_transformers():
         source = prefer_converted(resolve_config(name, progress, allow_local), settings.cache_dir)
-        config = load_config(source)
-        module = build_on_meta(config)
-        geometry = layer_geometry(module)
-    length = context_len or context_len_of(config) or 2048
-    heads = head_counts(config.get_text_config(decoder=True))
-    plan = sharding.tensor_parallel_plan(module)
-    tensors = []
-    total_bytes = num_parameters = 0
-    for weight_name, parameter in module.named_parameters():
-        placement = sharding.place_weight(weight_name, parameter.shape, plan, heads, tensor_parallel)
-        shard_size = 1
-        for size in placement.shard_shape:
-            shard_size *= size
-        tensors.append(
-            WeightPlan(
-                name=weight_name,
-                shape=tuple(parameter.shape),
-                spec=placement.spec,
-                shard_shape=placement.shard_shape,
-                bytes_per_device=shard_size * DTYPE_BYTES[dtype],
-                reason=placement.reason,
-            )
-        )
-        num_parameters += parameter.numel()
-        total_bytes += parameter.numel() * DTYPE_BYTES[dtype]
+        anatomy = read_anatomy(load_config(source))
+    return _inspection(name, source.label, anatomy, numbers, {})
+
+
+def inspect_config(
+    text: str,
+    context_len: int | None = None,
+    batch_size: int = 1,
+    dtype: str = "float32",
+    tensor_parallel: int = 1,
+) -> Inspection:
+    """Plans from a config.json that somebody gave as text; it need not be anyone's that exists.
+
+    Args:
+        text: JSON. Nothing that it names is fetched, read or run.
+        context_len: as `inspect_model`'s, and so are the rest.
+        batch_size: sequences.
+        dtype: a key of `DTYPE_BYTES`.
+        tensor_parallel: devices of the planned mesh.
+
+    Raises:
+        InvalidRequestError: a number or dtype breaks its rule, or, of the field "config", the text is not a config of a
+            causal language model that can be built within the bounds of `config_text` and `anatomy`.
+    """
+    numbers = _Numbers(context_len, batch_size, dtype, tensor_parallel)
+    values = parse_config(text)
+    with quiet_transformers():
+        config, assumed = config_from_dict(values)
+        try:
+            anatomy = read_anatomy(config)
+        except (ModelLoadError, UnsupportedModelError) as err:
+            raise InvalidRequestError(str(err), field=FIELD) from err
+        except Exception as err:  # values that are each in bounds and that a model's code was never written for
+            raise InvalidRequestError(
+                f"A config must build a model, but this {values['model_type']} does not: {first_line(err)} Correct it.",
+                field=FIELD,
+            ) from err
+    return _inspection(f"{values['model_type']} config", GIVEN_CONFIG, anatomy, numbers, assumed)
+
+
+def _inspection(name: str, source: str, anatomy: Anatomy, numbers: _Numbers, assumed: dict[str, int]) -> Inspection:
+    batch_size, dtype, parts = numbers.batch_size, numbers.dtype, numbers.tensor_parallel
+    length = numbers.context_len or anatomy.max_context_len or 2048
+    weights, decode = plan_weights(anatomy, dtype, parts)
+    groups = layer_groups(anatomy.layers)
+    needs = DeviceNeeds(weights.bytes_per_device, decode.read_bytes_per_device, groups, dtype, parts)
     return Inspection(
         model=name,
-        source=source.label,
-        architecture=type(module).__name__,
-        num_attention_heads=heads.num_attention_heads,
-        max_context_len=context_len_of(config),
+        source=source,
+        architecture=anatomy.architecture,
+        num_attention_heads=anatomy.heads.num_attention_heads,
+        max_context_len=anatomy.max_context_len,
         batch_size=batch_size,
         context_len=length,
         dtype=dtype,
-        kv_cache=plan_kv_cache(geometry, batch_size, length, dtype, tensor_parallel),
-        weights=WeightsPlan(total_bytes, sum(t.bytes_per_device for t in tensors), num_parameters, tuple(tensors)),
-        mesh=Mesh(sharding.MODEL_AXIS, tensor_parallel, ()),
+        kv_cache=plan_kv_cache(anatomy.layers, batch_size, length, dtype, parts),
+        weights=weights,
+        mesh=Mesh(sharding.MODEL_AXIS, parts, ()),
+        layers=anatomy.layers,
+        forms=tuple(cache_bytes(groups, form, batch_size, length, dtype, parts) for form in CacheForm),
+        formulas=tuple(cache_formula(groups, form, batch_size, length, dtype, anatomy.fields) for form in CacheForm),
+        bytes_per_token_full_heads=cache_bytes(groups, CacheForm.FULL_HEADS, 1, 1, dtype).total_bytes,
+        decode=decode,
+        accelerators=fit_accelerators(needs, batch_size, length),
+        curve=context_curve(needs, batch_size, max(length, anatomy.max_context_len or 1)),
+        assumed=assumed,
     )
 
 

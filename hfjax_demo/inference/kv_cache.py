@@ -6,7 +6,8 @@ undressed after. Knows nothing of requests, programs or text.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,7 @@ from transformers.cache_utils import (
 
 from hfjax_demo.errors import UnsupportedModelError
 from hfjax_demo.events import LayerState
+from hfjax_demo.inference.config_fields import layer_number
 from hfjax_demo.inference.environment import call_jax, jax_view, torch_view
 from hfjax_demo.kv_shapes import LayerGeometry
 
@@ -121,9 +123,20 @@ def layer_geometry(model: Any) -> tuple[LayerGeometry, ...]:
             )
     input_ids = torch.zeros((1, 2), dtype=torch.long, device="meta")
     kwargs = {"input_ids": input_ids, "past_key_values": cache, "use_cache": True}
-    with torch.no_grad():
+    config = model.config.get_text_config(decoder=True)
+    with torch.no_grad(), _no_padding(config):
         torch.func.functional_call(model, _as_bfloat16(model), (), kwargs)
-    return tuple(_geometry_of(index, layer) for index, layer in enumerate(cache.layers))
+    return tuple(_geometry_of(index, layer, config) for index, layer in enumerate(cache.layers))
+
+
+@contextmanager
+def _no_padding(config: Any) -> Iterator[None]:
+    """Without a padding id: GPT-2 and others would compare the token ids with it to warn, and on meta there are none."""
+    pad_token_id, config.pad_token_id = getattr(config, "pad_token_id", None), None
+    try:
+        yield
+    finally:
+        config.pad_token_id = pad_token_id
 
 
 def _as_bfloat16(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -132,11 +145,31 @@ def _as_bfloat16(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor.bfloat16() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
 
 
-def _geometry_of(index: int, layer: Any) -> LayerGeometry:
+def _geometry_of(index: int, layer: Any, config: Any) -> LayerGeometry:
     if layer.keys is None:
         return LayerGeometry(index, "shared", 0, 0, 0)
-    kind = "sliding_attention" if isinstance(layer, DynamicSlidingWindowLayer) else "full_attention"
-    return LayerGeometry(index, kind, layer.keys.shape[1], layer.keys.shape[-1], layer.values.shape[-1])
+    is_sliding = isinstance(layer, DynamicSlidingWindowLayer)
+    return LayerGeometry(
+        layer=index,
+        kind="sliding_attention" if is_sliding else "full_attention",
+        num_kv_heads=layer.keys.shape[1],
+        key_head_dim=layer.keys.shape[-1],
+        value_head_dim=layer.values.shape[-1],
+        num_attention_heads=layer_number(config, "num_attention_heads", index),
+        window=int(layer.sliding_window) if is_sliding else None,
+        expanded_head_dims=_expanded_head_dims(index, layer, config),
+    )
+
+
+def _expanded_head_dims(index: int, layer: Any, config: Any) -> tuple[int, int] | None:
+    """Key and value sizes that a latent layer's heads unfold it to (multi-head latent attention), None for other layers.
+
+    Transformers keeps the compressed vector where keys usually are and the rotary part of the keys in the values' place.
+    """
+    names = ("kv_lora_rank", "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim")
+    latent, rotary, unrotated, value = (layer_number(config, name, index) for name in names)
+    is_latent = (layer.keys.shape[1], layer.keys.shape[-1], layer.values.shape[-1]) == (1, latent, rotary)
+    return (unrotated + rotary, value) if is_latent else None
 
 
 def empty_fixed_cache(

@@ -17,6 +17,7 @@ from transformers.models.auto.modeling_auto import (
 
 from hfjax_demo.errors import InsufficientMemoryError, ModelLoadError, UnsupportedModelError, readable_bytes
 from hfjax_demo.inference import memory
+from hfjax_demo.inference.config_fields import layer_number
 from hfjax_demo.inference.model_files import ModelSource
 from hfjax_demo.inference.sharding import HeadCounts
 from hfjax_demo.kv_shapes import DTYPE_BYTES
@@ -50,11 +51,12 @@ def load_config(source: ModelSource) -> Any:
             f"A model's {'GGUF file' if source.gguf_filename else 'config'} must be readable, but that of {source.label} is "
             f"not: {first_line(err)} Fetch or write it again."
         ) from err
-    _check_causal(config, source.label)
+    check_causal(config, source.label)
     return config
 
 
-def _check_causal(config: Any, label: str) -> None:
+def check_causal(config: Any, label: str) -> None:
+    """Raises `UnsupportedModelError` unless `config` is a causal language model's; `label` says whose it is."""
     known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
     known_names = {known} if isinstance(known, str) else set(known or ())
     architectures = list(getattr(config, "architectures", None) or [])
@@ -109,8 +111,8 @@ def check_memory(name: str, needed_bytes: int, settings: Settings, reclaimable_b
 
 def head_counts(config: Any) -> HeadCounts:
     """Query and KV heads of a text config; attention-free models count 1, which always divides."""
-    num_attention_heads = getattr(config, "num_attention_heads", None) or 1
-    return HeadCounts(num_attention_heads, getattr(config, "num_key_value_heads", None) or num_attention_heads)
+    num_attention_heads = layer_number(config, "num_attention_heads", 0) or 1
+    return HeadCounts(num_attention_heads, layer_number(config, "num_key_value_heads", 0) or num_attention_heads)
 
 
 def context_len_of(config: Any) -> int | None:
@@ -123,7 +125,7 @@ def quiet_transformers() -> Iterator[None]:
     """Keeps Transformers' bars and advice off our output; what matters is raised or reported as progress."""
     verbosity = transformers.logging.get_verbosity()
     had_bars = transformers.logging.is_progress_bar_enabled()
-    transformers.logging.set_verbosity_error()
+    transformers.logging.set_verbosity(transformers.logging.CRITICAL)  # its errors come with a whole config
     transformers.logging.disable_progress_bar()
     try:
         yield

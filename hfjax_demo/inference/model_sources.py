@@ -12,12 +12,15 @@ from hfjax_demo.catalog import CATALOG, CatalogModel, PackagedFile, find_in_cata
 from hfjax_demo.errors import HubUnreachableError, ModelNotFoundError
 from hfjax_demo.inference import hub_download
 from hfjax_demo.inference.model_files import ModelSource, Progress, is_weight_file, require_safetensors
+from hfjax_demo.known_configs import find_known_config
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
 
 
 def resolve_config(name: str, progress: Progress, allow_local: bool) -> ModelSource:
     """Finds `name` and fetches at most its config, for looking at a model without its weights.
+
+    A well-known model's config is bundled: it is not asked for, so that it can be planned for without a network.
 
     Args:
         name: catalog name, Hub id, or local folder or file.
@@ -76,6 +79,8 @@ def _resolve(name: str, progress: Progress, allow_local: bool, weights: bool) ->
                 f"each at most) but {name[:200]!r} is neither. See `python -m hfjax_demo models` for names that work."
             )
     repo_id = entry.hub_id if entry else name
+    if not weights and (known := find_known_config(repo_id)):
+        return ModelSource(label=f"bundled config of {known.hub_id}", folder=known.folder)
     try:
         return hub_download.fetch(repo_id, progress, weights)
     except HubUnreachableError as err:

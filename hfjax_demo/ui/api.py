@@ -19,7 +19,7 @@ from hfjax_demo.catalog import DEFAULT_MODEL
 from hfjax_demo.comparison import compare_runs
 from hfjax_demo.errors import HfJaxDemoError, InvalidRequestError
 from hfjax_demo.events import Event, FailedEvent, FinishedEvent, RunRecord
-from hfjax_demo.limits import allowed_catalog, check_limits, may_type_any_model, offered_models
+from hfjax_demo.limits import allowed_catalog, check_may_inspect, may_type_any_model, offered_models
 from hfjax_demo.plain_json import to_dict
 from hfjax_demo.requests import GenerationRequest, shown_value
 from hfjax_demo.ui.inputs import request_from
@@ -208,20 +208,25 @@ class JsonApi:
         batch_size: int = 1,
         dtype: Dtype = "float32",
         tensor_parallel: int = 1,
+        config: str | None = None,
     ) -> dict[str, Any]:
-        """Plan a model's KV cache and weights from its config alone, without loading it: shapes, bytes and placement.
+        """Plan a model's KV cache and weights from its config alone, without loading it: shapes, bytes and what fits where.
 
         Returns a JSON object: `kv_cache` has each layer's kind, key and value shape and bytes, bytes per token, in all and
         per device; `weights` has total_bytes, bytes_per_device and num_parameters; then `architecture`, `max_context_len`
-        and the numbers planned with. The table of every weight is left out: `python -m hfjax_demo inspect --json` has it.
+        and the numbers planned with. `formulas` has the formula with its numbers, each factor with its source; `forms` the
+        bytes with windows respected, of a growing cache and with full heads; `accelerators` what fits on common devices, the
+        longest context, the largest batch and the tokens per second that memory bandwidth allows at most; `curve` bytes by
+        context length. The table of every weight is left out: `python -m hfjax_demo inspect --json` has it.
 
         Args:
             caller: of the call; Gradio gives it.
-            model: Name from `models`, or a Hugging Face Hub id where `models` says that any may be typed.
+            model: Name from `models`, a well-known model's Hub id, or any Hub id where `models` says that it may be typed.
             context_len: Positions, 1 to 100000000; left out, the model's own context, or 2048 where that has no limit.
             batch_size: Sequences, 1 to 1000000. Default: 1.
             dtype: Of weights and cache. Default: "float32".
             tensor_parallel: Devices of the planned mesh, 1 to 65536; may be more than there are. Default: 1.
+            config: Text of a config.json to plan for in place of `model`'s; nothing that it names is fetched or run.
         """
         with _errors_told():
             numbers: dict[str, Any] = {"batch_size": _whole("batch_size", batch_size), "dtype": dtype}
@@ -229,8 +234,10 @@ class JsonApi:
             if context_len is not None:
                 numbers["context_len"] = _whole("context_len", context_len)
             # Whoever may not run a model may not read its config either.
-            check_limits(GenerationRequest("?", model, max_new_tokens=1, dtype=dtype), self._engine.settings)
-            inspection = await asyncio.to_thread(self._engine.inspect, model, **numbers)
+            request = GenerationRequest("?", model, max_new_tokens=1, dtype=dtype)
+            if config is None:
+                check_may_inspect(request, self._engine.settings)
+            inspection = await asyncio.to_thread(self._engine.inspect, model, config=config, **numbers)
             answer = to_dict(replace(inspection, weights=replace(inspection.weights, tensors=())))
             del answer["weights"]["tensors"]
             return _said(caller, answer)

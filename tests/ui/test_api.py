@@ -13,6 +13,7 @@ from hfjax_demo.cli import main
 from hfjax_demo.comparison import Comparison
 from hfjax_demo.errors import InvalidRequestError
 from hfjax_demo.events import FailedEvent, FinishedEvent, QueuedEvent, RunRecord, StartedEvent, StepEvent
+from hfjax_demo.known_configs import find_known_config
 from hfjax_demo.kv_shapes import DTYPE_BYTES
 from hfjax_demo.plain_json import event_from_dict, from_dict, to_dict
 from hfjax_demo.requests import CacheKind, ExecutionMode, GenerationRequest
@@ -247,6 +248,22 @@ def test_kv_cache_shapes_is_the_inspection_without_the_table_of_weights(page):
     assert page.call("kv_cache_shapes")["context_len"] == 8192
 
 
+def test_kv_cache_shapes_plans_for_a_config_that_is_given(page):
+    known = find_known_config("DeepSeek-V3")
+    answer = page.call("kv_cache_shapes", config=(known.folder / "config.json").read_text(), dtype="bfloat16")
+    assert (answer["source"], answer["kv_cache"]["bytes_per_token"]) == ("the config given", 70_272)
+    assert answer["weights"]["num_parameters"] == known.num_parameters
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [("{", "must be JSON"), ({"model_type": "llama"}, "must be sent as text"), ("x" * 10**7, "at most 256 kB")],
+)
+def test_kv_cache_shapes_says_what_is_wrong_with_a_given_config(page, config, words):
+    with pytest.raises(Exception, match=words):
+        page.call("kv_cache_shapes", config=config)
+
+
 @pytest.mark.parametrize("value", ["3", True, 2.5, [2]])
 @pytest.mark.parametrize("name", ["context_len", "batch_size", "tensor_parallel"])
 def test_kv_cache_shapes_takes_whole_numbers_only(page, name, value):
@@ -294,6 +311,17 @@ def test_a_model_that_may_not_be_run_may_not_be_inspected_either():
     engine = SimpleNamespace(settings=CATALOG_ONLY, inspect=lambda *_, **__: pytest.fail("was inspected"))
     with pytest.raises(gr.Error, match="The model must be one of"):
         asyncio.run(api.JsonApi(engine).kv_cache_shapes(CALLER, "owner/name"))
+
+
+def test_a_bundled_or_given_config_may_be_inspected_whatever_may_be_run():
+    def inspect(model, config, **_):
+        raise InvalidRequestError(f"was asked for {model} {config}")
+
+    engine = SimpleNamespace(settings=CATALOG_ONLY, inspect=inspect)
+    with pytest.raises(gr.Error, match="was asked for DEEPSEEK-ai/deepseek-v3 None"):
+        asyncio.run(api.JsonApi(engine).kv_cache_shapes(CALLER, "DEEPSEEK-ai/deepseek-v3"))
+    with pytest.raises(gr.Error, match=r"was asked for owner/name \{\}"):
+        asyncio.run(api.JsonApi(engine).kv_cache_shapes(CALLER, "owner/name", config="{}"))
 
 
 def test_a_limit_on_new_tokens_does_not_forbid_to_inspect():
