@@ -4,8 +4,11 @@ import html
 import json
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import gradio as gr
+
+from hfjax_demo.csv_text import csv_text
 
 ASSETS = Path(__file__).parent / "assets"
 
@@ -47,9 +50,27 @@ def run_panel(state: dict[str, Any] | None = None, **props: Any) -> gr.HTML:
     )
 
 
+def kv_replay(view: dict[str, Any], **props: Any) -> gr.HTML:
+    """A component that replays what `replay_view` gives; its value is made by `panel_value`."""
+    return gr.HTML(
+        panel_value(view),
+        html_template=(ASSETS / "kv_replay.html").read_text(encoding="utf-8"),
+        js_on_load=(ASSETS / "kv_replay.js").read_text(encoding="utf-8"),
+        apply_default_css=False,
+        **props,
+    )
+
+
 def text_html(text: str, tag: str = "p", class_name: str = "") -> str:
     """`text` as an HTML element that shows it and nothing else."""
     return f'<{tag} class="{html.escape(class_name)}">{html.escape(text)}</{tag}>' if text else ""
+
+
+def csv_link(name: str, headers: list[str], rows: list[list[object]]) -> str:
+    """A link that saves a table as a CSV file; the table is in the link, and the server is not asked again."""
+    address = f"data:text/csv;charset=utf-8,{quote(csv_text(headers, rows))}"
+    file_name = html.escape(f"{name}.csv")
+    return f'<a class="csv" download="{file_name}" href="{html.escape(address)}">{file_name}</a>'
 
 
 def table_html(caption: str, headers: list[str] | tuple[str, ...], rows: Any) -> str:

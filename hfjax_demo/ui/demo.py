@@ -19,6 +19,7 @@ from hfjax_demo.ui.components import ASSETS, AT_ONCE, text_html
 from hfjax_demo.ui.generate_tab import GenerateTab, create_generate_tab
 from hfjax_demo.ui.history_tab import create_history_tab
 from hfjax_demo.ui.inputs import FIELDS, caches_for, check
+from hfjax_demo.ui.kv_cache_tab import create_kv_cache_tab
 from hfjax_demo.ui.links import link_base, link_notes
 from hfjax_demo.ui.run_history import RunHistory
 from hfjax_demo.ui.words import plural
@@ -61,6 +62,8 @@ def build_demo(engine: "InferenceEngine") -> gr.Blocks:
                 generate_tab = create_generate_tab(engine, statuses, history, recorded, link_base())
             with gr.Tab("Compare", id="compare"):
                 compare_tab = create_compare_tab(engine, statuses, history)
+            with gr.Tab("KV cache", id="kv-cache"):
+                create_kv_cache_tab(engine, history)
             with gr.Tab("History", id="history") as history_page:
                 create_history_tab(history).connect(history_page)
         create_api(engine)

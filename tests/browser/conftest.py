@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Error as PlaywrightError
 
+from tests.browser import pages
 from tests.browser.visits import Visits, chromium
 from tests.served_app import ServedApp
 
@@ -73,7 +74,13 @@ def visits(request, served_app, browser, tmp_path):
 @pytest.fixture
 def open_page(visits):
     """`open_page(path="", width=1280, height=900, dark=False, reduced_motion=False, phone=False)`: a new visitor's page."""
-    return visits.open
+
+    def open_and_wait(path="", **options):
+        page = visits.open(path, **options)
+        pages.wait_until_ready(page)
+        return page
+
+    return open_and_wait
 
 
 @pytest.fixture

@@ -19,6 +19,14 @@ WATCH_STOP = """(stop) => {
 RUN_IS_OVER = "() => window.stopStates.includes('on') && window.stopStates.at(-1) === 'off'"
 
 
+def wait_until_ready(page: Page) -> None:
+    """Returns when what the page's address says is in the inputs, and with it the buttons that start runs can be pressed."""
+    # A tab that is not open has no buttons yet.
+    starts = "[...document.querySelectorAll('#generate, #compare')]"
+    least = 0 if "tab=" in page.url else 1
+    page.wait_for_function(f"{starts}.length >= {least} && {starts}.every(b => !b.disabled)", timeout=ACTION_WITHIN_MS)
+
+
 def open_tab(page: Page, name: str) -> None:
     """Opens a tab by its visible name; on a narrow page Gradio keeps some of them in a menu."""
     tab = page.get_by_role("tab", name=name, exact=True)
