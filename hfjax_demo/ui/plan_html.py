@@ -52,8 +52,10 @@ def summary_html(plan: Inspection) -> str:
 
 
 def small_bytes(num_bytes: int) -> str:
-    """Bytes of one token: kB below a megabyte, where `readable_bytes` would leave one figure."""
-    return f"{num_bytes / 1e3:,.{NUM_FIGURES}g} kB" if 1e3 <= num_bytes < 1e6 else readable_bytes(num_bytes)
+    """Bytes of one token: in bytes and kB below a megabyte, where `readable_bytes` would leave one figure."""
+    if num_bytes < 1e3:
+        return plural(num_bytes, "byte")
+    return f"{num_bytes / 1e3:,.{NUM_FIGURES}g} kB" if num_bytes < 1e6 else readable_bytes(num_bytes)
 
 
 def _source_html(source: str) -> str:

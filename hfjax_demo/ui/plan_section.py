@@ -66,11 +66,11 @@ def create_plan_section(engine: "InferenceEngine") -> PlanSection:
     drawn, details = [plans, detail, plot, curves], [summary, formula, fits, layers, files]
 
     async def on_validate(*values: Any) -> list[dict[str, Any]]:
-        return [gr.validate(True, ""), *await _checked(engine, values[1:])]
+        return [gr.validate(True, ""), *await check_fields(engine, values[1:])]
 
     async def on_plan(shown: str, *values: Any) -> list[Any]:
         with page_errors():
-            made = await _plans(engine, values)
+            made = await make_plans(engine, values)
             names = [each.model for each in made]
             choices = gr.Radio(choices=names, value=names[0], visible=len(names) > 1)
             return [made, choices, *_curves(made, shown), *_details(made, names[0])]
@@ -117,7 +117,7 @@ def _create_inputs(engine: "InferenceEngine") -> list[Any]:
     return [models, config, context, batch, dtype, parts]
 
 
-async def _plans(engine: "InferenceEngine", values: Sequence[Any]) -> tuple[Inspection, ...]:
+async def make_plans(engine: "InferenceEngine", values: Sequence[Any]) -> tuple[Inspection, ...]:
     """A plan for each model, or one for the pasted config; without the table of weights but for the first, which is long.
 
     Raises:
@@ -143,14 +143,14 @@ async def _plans(engine: "InferenceEngine", values: Sequence[Any]) -> tuple[Insp
     return tuple([await asyncio.to_thread(engine.inspect, name, **numbers) for name in names])
 
 
-async def _checked(engine: "InferenceEngine", values: Sequence[Any]) -> list[dict[str, Any]]:
+async def check_fields(engine: "InferenceEngine", values: Sequence[Any]) -> list[dict[str, Any]]:
     """One `gr.validate` an input: what keeps the plan from being made is said where its cause is.
 
     Makes the plan to find out; what it read of the configs is remembered, so the plan itself comes at once.
     """
     at, message = None, ""
     try:
-        await _plans(engine, values)
+        await make_plans(engine, values)
     except InvalidRequestError as err:
         at, message = err.field if err.field in FIELDS else "models", str(err)
     except HfJaxDemoError as err:
