@@ -33,7 +33,10 @@ function buildRun(run, columns) {
     bar.addEventListener("click", () => go(index));
     bars.append(bar);
   });
-  box.append(bars, make("p", "replay-compiled"), make("ul", "replay-programs"));
+  const programs = make("ul", "replay-programs");
+  programs.tabIndex = 0;  // it scrolls, and the keyboard must reach what scrolls
+  programs.setAttribute("aria-label", "What was compiled at this step");
+  box.append(bars, make("p", "replay-compiled"), programs);
   const details = make("details", "replay-layers");
   details.append(make("summary", "", "Every layer at this step"));
   const scroll = make("div", "table-scroll");
