@@ -152,7 +152,7 @@ class Generation:
         return len(self.prompt_ids) + len(self._token_ids) - 1 if self._token_ids else 0
 
     def _norms(self) -> CacheNorms | None:
-        """The cache's norms; None where the device fails at them, most likely for want of memory: the run is done by then."""
+        """The cache's norms; None where the device fails at them, say for want of memory: the run itself is done."""
         try:
             return cache_norms(self._cache, self._filled_len)
         except jax.errors.JaxRuntimeError:

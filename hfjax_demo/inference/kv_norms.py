@@ -52,7 +52,7 @@ def cache_norms(cache: KVCache | None, filled_len: int) -> CacheNorms | None:
         return None
     pairs = zip(cache.keys, cache.values, strict=True)
     on_device = [None if keys is None or values is None else _norms(keys, values) for keys, values in pairs]
-    held = [_held(index, *norms, filled_len) for index, norms in enumerate(jax.device_get(on_device)) if norms is not None]
+    held = [_held(index, filled_len, *norms) for index, norms in enumerate(jax.device_get(on_device)) if norms is not None]
     finite = [layer for layer in held if np.isfinite(layer.keys).all() and np.isfinite(layer.values).all()]
     per_column = fitting_positions_per_column(
         [(len(layer.keys), layer.first_position, layer.keys.shape[1]) for layer in finite]
@@ -60,7 +60,7 @@ def cache_norms(cache: KVCache | None, filled_len: int) -> CacheNorms | None:
     return CacheNorms(per_column, tuple(_layer_norms(layer, per_column) for layer in finite))
 
 
-def _held(index: int, keys: np.ndarray, values: np.ndarray, filled_len: int) -> _HeldNorms:
+def _held(index: int, filled_len: int, keys: np.ndarray, values: np.ndarray) -> _HeldNorms:
     """Cuts off what a fixed cache has beyond its filled positions; a window that grows holds the last ones only."""
     num_positions = min(filled_len, keys.shape[2])
     return _HeldNorms(index, filled_len - num_positions, keys[0, :, :num_positions], values[0, :, :num_positions])
