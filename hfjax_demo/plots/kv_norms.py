@@ -1,0 +1,257 @@
+"""What is in the cache: a heat map of key or value norms by layer, head and position, and its tables.
+
+Pure functions of a record, live or imported. Knows nothing of how norms are computed or of how the page shows them.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import plotly.graph_objects as go
+
+from hfjax_demo.cache_norms import column_positions, norms_by_head
+from hfjax_demo.events import CacheNorms, LayerNorms, RunRecord
+from hfjax_demo.plots.hover_text import as_markup, quoted_token, shown_text
+from hfjax_demo.plots.style import LINE, MAX_TICKS, Table, empty_figure, heading, styled_figure, tick_step
+
+KEYS, VALUES = "keys", "values"
+PARTS = (KEYS, VALUES)
+
+# Even in lightness, told apart by the colour-blind; its ends stand out from a white page and, on a dark one, from gaps.
+COLOURS = "Viridis"
+MAX_HOVER_CHARS = 20
+"""Of a token: a phone is 390 pixels wide."""
+ROW_PX = (4, 24)
+"""Height of a row: with every layer, and in one layer."""
+HEIGHT = (300, 720)
+BESIDE_ROWS_PX = 150
+"""Colour bar, heading, axis and its title."""
+MAX_ROW_TICKS = 12
+OFF_TICK = 0.05
+"""Of a cell: a hover label at a tick would be the tick's short text instead of the column's or row's own name."""
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One head of one layer: norms by the grid's column."""
+
+    layer: LayerNorms
+    head: int
+    norms: dict[int, float]
+
+
+def norms_map(record: RunRecord, part: str, layer: int | None = None) -> go.Figure:
+    """Norms by position, a row per head; a dashed line where the prompt ends.
+
+    Columns and rows are named once each, on category axes, and labels put together from the names: a text for each cell
+    would be as large as all the rest.
+
+    Args:
+        record: a run, with or without norms.
+        part: "keys" or "values".
+        layer: its index; None for all, one below the other.
+    """
+    assert part in PARTS, part
+    if (reason := _why_empty(record, layer)) is not None:
+        return empty_figure(reason)
+    assert record.norms is not None
+    per_column = record.norms.positions_per_column
+    rows = list(_rows(_chosen(record.norms, layer), part, per_column))
+    columns = range(min(min(row.norms) for row in rows), 1 + max(max(row.norms) for row in rows))
+    height = min(max(HEIGHT[0], BESIDE_ROWS_PX + len(rows) * ROW_PX[layer is not None]), HEIGHT[1])
+    prompt_end = len(record.prompt_ids) / per_column - columns.start - 0.5
+    has_line = -0.5 < prompt_end < len(columns) - 0.5
+    words = f"each {part[:-1]}’s length" + (f", the greatest of {per_column} positions" if per_column > 1 else "")
+    return styled_figure(
+        [
+            go.Heatmap(
+                z=[[_short(row.norms.get(column)) for column in columns] for row in rows],
+                x=_column_names(record, columns, per_column),
+                y=[f"layer {row.layer.layer}, head {row.head}" for row in rows],
+                colorscale=COLOURS,
+                colorbar=_colour_bar(height),
+                hoverongaps=False,
+                hovertemplate=f"%{{y}}<br>%{{x}}<br>{part[:-1]} norm %{{z:.3~g}}<extra></extra>",
+            )
+        ],
+        height=height,
+        hovermode="closest",
+        xaxis=_column_axis(columns, per_column),
+        yaxis=_row_axis(rows, layer),
+        shapes=_prompt_end_lines(prompt_end) if has_line else [],
+        annotations=[heading(words + (";<br>dashed: the end of the prompt" if has_line else ""))],
+    )
+
+
+def norms_table(record: RunRecord, layer: int | None = None) -> Table:
+    """Each head's mean and greatest norms and where the greatest is. Tokens are plain text: show them as text."""
+    per_column = record.norms.positions_per_column if record.norms else 1
+    mean = "Mean {} norm" if per_column == 1 else f"Mean of the greatest {{}} norms of {per_column} positions each"
+    headers = ["Layer", "Head"]
+    for part in PARTS:
+        name = part[:-1]
+        headers += [mean.format(name), f"Greatest {name} norm", f"Greatest {name} norm: position"]
+        headers += [f"Greatest {name} norm: token"]
+    rows: list[list[object]] = []
+    for keys, values in _row_pairs(record, layer):
+        rows.append([keys.layer.layer, keys.head, *_summary(record, keys), *_summary(record, values)])
+    return headers, rows
+
+
+def norms_cells(record: RunRecord, layer: int | None = None) -> Table:
+    """Every cell of both maps, one row each. Tokens are plain text: show them as text, not as markup."""
+    headers = ["Layer", "Head", "First position", "Last position", "Token", "Key norm", "Value norm"]
+    per_column = record.norms.positions_per_column if record.norms else 1
+    rows: list[list[object]] = []
+    for keys, values in _row_pairs(record, layer):
+        for column, norm in keys.norms.items():
+            held = column_positions(keys.layer, column, per_column)
+            place = [keys.layer.layer, keys.head, held[0], held[-1], _tokens_at(record, held)]
+            rows.append([*place, _short(norm), _short(values.norms[column])])
+    return headers, rows
+
+
+def token_at(record: RunRecord, position: int) -> str:
+    """The token read at a position, in quotes; its id where it has no text of its own. Plain text, not markup."""
+    prompt_len = len(record.prompt_ids)
+    if position >= prompt_len:
+        steps = record.steps
+        return quoted_token(steps[position - prompt_len]) if position - prompt_len < len(steps) else "no token"
+    if position < len(record.prompt_texts) and (text := record.prompt_texts[position]):
+        return f"“{shown_text(text)}”"
+    return f"token id {record.prompt_ids[position]}" + (", no text of its own" if record.prompt_texts else "")
+
+
+def _why_empty(record: RunRecord, layer: int | None) -> str | None:
+    """In words, why there is nothing to draw; None where there is something."""
+    if record.norms is None:
+        has_cache = any(step.kv for step in record.steps)
+        return "This run’s record has no norms." if has_cache else "This run has no KV cache."
+    if not _chosen(record.norms, layer):
+        return "No finite norms to draw." if layer is None else f"Layer {layer} has no norms of its own."
+    return None
+
+
+def _chosen(norms: CacheNorms, layer: int | None) -> list[LayerNorms]:
+    return [held for held in norms.layers if layer in (None, held.layer)]
+
+
+def _rows(layers: list[LayerNorms], part: str, per_column: int) -> Iterator[_Row]:
+    for layer in layers:
+        levels, greatest = (layer.keys, layer.key_max) if part == KEYS else (layer.values, layer.value_max)
+        first = layer.first_position // per_column
+        for head, norms in enumerate(norms_by_head(levels, greatest, layer.num_heads)):
+            yield _Row(layer, head, dict(enumerate(norms, first)))
+
+
+def _row_pairs(record: RunRecord, layer: int | None) -> Iterator[tuple[_Row, _Row]]:
+    """Each head's keys and values."""
+    if record.norms is None:
+        return iter(())
+    layers, per_column = _chosen(record.norms, layer), record.norms.positions_per_column
+    return zip(_rows(layers, KEYS, per_column), _rows(layers, VALUES, per_column), strict=True)
+
+
+def _summary(record: RunRecord, row: _Row) -> list[object]:
+    assert record.norms is not None
+    column = max(row.norms, key=lambda column: row.norms[column])
+    held = column_positions(row.layer, column, record.norms.positions_per_column)
+    mean = sum(row.norms.values()) / len(row.norms)
+    where: object = held[0] if len(held) == 1 else _span(held)
+    return [_short(mean), _short(row.norms[column]), where, _tokens_at(record, held)]
+
+
+def _short(norm: float | None) -> float | None:
+    """Three significant figures; a level tells no more."""
+    return None if norm is None else float(f"{norm:.3g}")
+
+
+def _span(held: range) -> str:
+    return f"{held[0]:,}" if len(held) == 1 else f"{held[0]:,} to {held[-1]:,}"
+
+
+def _tokens_at(record: RunRecord, held: range) -> str:
+    """The token at the only position, or the first and the last of several."""
+    first = token_at(record, held[0])
+    return first if len(held) == 1 else f"{first} to {token_at(record, held[-1])}"
+
+
+def _column_names(record: RunRecord, columns: range, per_column: int) -> list[str]:
+    """Markup that names each column: its positions, prompt or new, its token; no two are the same."""
+    assert record.norms is not None
+    last = max(layer.first_position + layer.num_positions for layer in record.norms.layers)
+    first = min(layer.first_position for layer in record.norms.layers)
+    names = []
+    for column in columns:
+        held = range(max(column * per_column, first), min((column + 1) * per_column, last))
+        of_prompt = [position < len(record.prompt_ids) for position in (held[0], held[-1])]
+        whose = "prompt" if all(of_prompt) else "new" if not any(of_prompt) else "prompt and new"
+        noun = "position" if len(held) == 1 else "positions"
+        names.append(f"{noun} {_span(held)} ({whose})<br>{as_markup(_tokens_at(record, held))}")
+    return names
+
+
+def _colour_bar(height: int) -> dict[str, Any]:
+    """Above the plot: beside it, it would take a fifth of a phone's width."""
+    return {
+        "title": {"text": "L2 norm", "side": "top", "font": {"size": 11}},
+        "orientation": "h",
+        "x": 0,
+        "xanchor": "left",
+        "y": 1 + 34 / height,
+        "yanchor": "bottom",
+        "len": 1,
+        "thickness": 10,
+        "xpad": 0,
+        "ypad": 8,
+        "nticks": MAX_TICKS,
+        "outlinewidth": 0,
+    }
+
+
+def _column_axis(columns: range, per_column: int) -> dict[str, Any]:
+    step = tick_step(len(columns) * per_column)
+    positions = range(-(-columns.start * per_column // step) * step, columns.stop * per_column, step)
+    return _named_axis(
+        [position / per_column - columns.start for position in positions],
+        [f"{position:,}" for position in positions],
+        len(columns),
+    ) | {"title": {"text": "position in the sequence", "standoff": 6, "font": {"size": 12}}}
+
+
+def _row_axis(rows: list[_Row], layer: int | None) -> dict[str, Any]:
+    """Few labels, the first row on top: layers at their first head, or the heads of the one layer."""
+    if layer is None:
+        starts = [index for index, row in enumerate(rows) if row.head == 0]
+        texts = [f"layer {rows[index].layer.layer}" for index in starts]
+    else:
+        starts, texts = list(range(len(rows))), [f"head {row.head}" for row in rows]
+    every = tick_step(len(starts) * MAX_TICKS // MAX_ROW_TICKS)
+    axis = _named_axis([float(start) for start in starts[::every]], texts[::every], len(rows))
+    return axis | {"range": [len(rows) - 0.5, -0.5]}
+
+
+def _named_axis(places: list[float], texts: list[str], count: int) -> dict[str, Any]:
+    return {
+        "type": "category",
+        "tickmode": "array",
+        "tickvals": [place + OFF_TICK for place in places],
+        "ticktext": texts,
+        "tickangle": 0,
+        "ticks": "outside",
+        "ticklen": 4,
+        "tickcolor": LINE,
+        "range": [-0.5, count - 0.5],
+        "showgrid": False,
+        "zeroline": False,
+        "automargin": True,
+    }
+
+
+def _prompt_end_lines(place: float) -> list[dict[str, Any]]:
+    """White dashes on a dark line: seen on every colour of the scale."""
+    shared = {"type": "line", "xref": "x", "x0": place, "x1": place, "yref": "paper", "y0": 0, "y1": 1}
+    return [
+        shared | {"line": {"color": "#17191c", "width": 3}},
+        shared | {"line": {"color": "#ffffff", "width": 1.5, "dash": "dash"}},
+    ]
