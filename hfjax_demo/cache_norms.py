@@ -11,6 +11,8 @@ from hfjax_demo.events import LayerNorms
 MAX_LEVEL = 255
 MAX_LEVELS_CHARS = 64 * 1024
 """Base64 characters of all layers' keys and values together; each layer's names and numbers, 150 characters, come on top."""
+MAX_COLUMNS = 1024
+"""A screen has little more."""
 
 
 def num_columns(first_position: int, num_positions: int, positions_per_column: int) -> int:
@@ -24,7 +26,7 @@ def levels_chars(num_heads: int, columns: int) -> int:
 
 
 def fitting_positions_per_column(layers: list[tuple[int, int, int]]) -> int:
-    """The least number of positions a column that keeps all layers within `MAX_LEVELS_CHARS`.
+    """The least number of positions a column that keeps layers within `MAX_LEVELS_CHARS`, the grid within `MAX_COLUMNS`.
 
     Args:
         layers: of each its heads, first position and number of positions.
@@ -32,13 +34,14 @@ def fitting_positions_per_column(layers: list[tuple[int, int, int]]) -> int:
     Returns:
         1 where every position has room; at most so many that each layer has a single column.
     """
-    longest = max((first + count for _, first, count in layers), default=1)
-    cells = sum(2 * heads * count for heads, _, count in layers)
-    for per_column in range(max(1, levels_chars(1, cells) // MAX_LEVELS_CHARS), longest):
-        chars = sum(2 * levels_chars(heads, num_columns(first, count, per_column)) for heads, first, count in layers)
-        if chars <= MAX_LEVELS_CHARS:
+    first = min((first for _, first, _ in layers), default=0)
+    count = max((start + held for _, start, held in layers), default=1) - first
+    cells = sum(2 * heads * held for heads, _, held in layers)
+    for per_column in range(max(1, levels_chars(1, cells) // MAX_LEVELS_CHARS), count):
+        chars = sum(2 * levels_chars(heads, num_columns(start, held, per_column)) for heads, start, held in layers)
+        if chars <= MAX_LEVELS_CHARS and num_columns(first, count, per_column) <= MAX_COLUMNS:
             return per_column
-    return longest
+    return first + count
 
 
 def column_positions(layer: LayerNorms, column: int, positions_per_column: int) -> range:

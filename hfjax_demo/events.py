@@ -237,7 +237,7 @@ class CacheNorms:
     """What is in a cache after the last step, as norms; `cache_norms` says how columns and levels are counted.
 
     Attributes:
-        positions_per_column: 1, or more where every position would take more than `cache_norms.MAX_LEVELS_CHARS`.
+        positions_per_column: 1, or more where that many columns would be more than a record keeps.
             Column c is of the positions from c times as many on, in every layer.
         layers: those with keys and values of their own, ascending; one whose norms are not all finite is left out.
     """

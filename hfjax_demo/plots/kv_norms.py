@@ -19,16 +19,16 @@ PARTS = (KEYS, VALUES)
 
 # Even in lightness, told apart by the colour-blind; its ends stand out from a white page and, on a dark one, from gaps.
 COLOURS = "Viridis"
-MAX_HOVER_CHARS = 20
-"""Of a token: a phone is 390 pixels wide."""
 ROW_PX = (4, 24)
 """Height of a row: with every layer, and in one layer."""
 HEIGHT = (300, 720)
 BESIDE_ROWS_PX = 150
 """Colour bar, heading, axis and its title."""
 MAX_ROW_TICKS = 12
-OFF_TICK = 0.05
-"""Of a cell: a hover label at a tick would be the tick's short text instead of the column's or row's own name."""
+OFF_TICK = 2e-4
+"""Of an axis. Where a tick is within a ten-thousandth of it, plotly.js shows the tick's short text in place of the name."""
+MAX_NAMED = 4
+LINE_PX = 14
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def norms_map(record: RunRecord, part: str, layer: int | None = None) -> go.Figu
     height = min(max(HEIGHT[0], BESIDE_ROWS_PX + len(rows) * ROW_PX[layer is not None]), HEIGHT[1])
     prompt_end = len(record.prompt_ids) / per_column - columns.start - 0.5
     has_line = -0.5 < prompt_end < len(columns) - 0.5
-    words = f"each {part[:-1]}’s length" + (f", the greatest of {per_column} positions" if per_column > 1 else "")
+    lines = _heading_lines(record, part, layer, has_line)
     return styled_figure(
         [
             go.Heatmap(
@@ -69,9 +69,9 @@ def norms_map(record: RunRecord, part: str, layer: int | None = None) -> go.Figu
                 x=_column_names(record, columns, per_column),
                 y=[f"layer {row.layer.layer}, head {row.head}" for row in rows],
                 colorscale=COLOURS,
-                colorbar=_colour_bar(height),
+                colorbar=_colour_bar(height - BESIDE_ROWS_PX, len(lines)),
                 hoverongaps=False,
-                hovertemplate=f"%{{y}}<br>%{{x}}<br>{part[:-1]} norm %{{z:.3~g}}<extra></extra>",
+                hovertemplate=f"%{{y}}<br>%{{x}}<br>{part[:-1]} norm %{{z:.3g}}<extra></extra>",
             )
         ],
         height=height,
@@ -79,7 +79,7 @@ def norms_map(record: RunRecord, part: str, layer: int | None = None) -> go.Figu
         xaxis=_column_axis(columns, per_column),
         yaxis=_row_axis(rows, layer),
         shapes=_prompt_end_lines(prompt_end) if has_line else [],
-        annotations=[heading(words + (";<br>dashed: the end of the prompt" if has_line else ""))],
+        annotations=[heading("<br>".join(lines))],
     )
 
 
@@ -106,7 +106,7 @@ def norms_cells(record: RunRecord, layer: int | None = None) -> Table:
     for keys, values in _row_pairs(record, layer):
         for column, norm in keys.norms.items():
             held = column_positions(keys.layer, column, per_column)
-            place = [keys.layer.layer, keys.head, held[0], held[-1], _tokens_at(record, held)]
+            place = [keys.layer.layer, keys.head, held[0], held[-1], " to ".join(_tokens_at(record, held))]
             rows.append([*place, _short(norm), _short(values.norms[column])])
     return headers, rows
 
@@ -128,8 +128,23 @@ def _why_empty(record: RunRecord, layer: int | None) -> str | None:
         has_cache = any(step.kv for step in record.steps)
         return "This run’s record has no norms." if has_cache else "This run has no KV cache."
     if not _chosen(record.norms, layer):
-        return "No finite norms to draw." if layer is None else f"Layer {layer} has no norms of its own."
+        where = "Every layer" if layer is None else f"Layer {layer}"
+        return f"{where} lacks keys and values of its own,<br>or some of their norms are not finite."
     return None
+
+
+def _heading_lines(record: RunRecord, part: str, layer: int | None, has_line: bool) -> list[str]:
+    """What is drawn, what a column stands for, and which layers could not be drawn: a line each, short for a phone."""
+    assert record.norms is not None
+    per_column, drawn = record.norms.positions_per_column, {held.layer for held in record.norms.layers}
+    lines = [f"{part[:-1]} norms" + ("; dashed: the end of the prompt" if has_line else "")]
+    if per_column > 1:
+        lines.append(f"a column: the greatest of {per_column:,} positions")
+    missing = [state.layer for state in record.steps[-1].kv if state.key_shape and state.layer not in drawn]
+    if missing and layer is None:
+        named = ", ".join(map(str, missing[:MAX_NAMED])) + (" and more" if len(missing) > MAX_NAMED else "")
+        lines.append(f"not finite, left out: layer {named}")
+    return lines
 
 
 def _chosen(norms: CacheNorms, layer: int | None) -> list[LayerNorms]:
@@ -158,7 +173,7 @@ def _summary(record: RunRecord, row: _Row) -> list[object]:
     held = column_positions(row.layer, column, record.norms.positions_per_column)
     mean = sum(row.norms.values()) / len(row.norms)
     where: object = held[0] if len(held) == 1 else _span(held)
-    return [_short(mean), _short(row.norms[column]), where, _tokens_at(record, held)]
+    return [_short(mean), _short(row.norms[column]), where, " to ".join(_tokens_at(record, held))]
 
 
 def _short(norm: float | None) -> float | None:
@@ -170,10 +185,9 @@ def _span(held: range) -> str:
     return f"{held[0]:,}" if len(held) == 1 else f"{held[0]:,} to {held[-1]:,}"
 
 
-def _tokens_at(record: RunRecord, held: range) -> str:
+def _tokens_at(record: RunRecord, held: range) -> list[str]:
     """The token at the only position, or the first and the last of several."""
-    first = token_at(record, held[0])
-    return first if len(held) == 1 else f"{first} to {token_at(record, held[-1])}"
+    return [token_at(record, position) for position in dict.fromkeys((held[0], held[-1]))]
 
 
 def _column_names(record: RunRecord, columns: range, per_column: int) -> list[str]:
@@ -187,18 +201,19 @@ def _column_names(record: RunRecord, columns: range, per_column: int) -> list[st
         of_prompt = [position < len(record.prompt_ids) for position in (held[0], held[-1])]
         whose = "prompt" if all(of_prompt) else "new" if not any(of_prompt) else "prompt and new"
         noun = "position" if len(held) == 1 else "positions"
-        names.append(f"{noun} {_span(held)} ({whose})<br>{as_markup(_tokens_at(record, held))}")
+        tokens = " to<br>".join(map(as_markup, _tokens_at(record, held)))
+        names.append(f"{noun} {_span(held)} ({whose})<br>{tokens}")
     return names
 
 
-def _colour_bar(height: int) -> dict[str, Any]:
-    """Above the plot: beside it, it would take a fifth of a phone's width."""
+def _colour_bar(rows_px: int, heading_lines: int) -> dict[str, Any]:
+    """Above the heading: beside it, it would take a fifth of a phone's width."""
     return {
         "title": {"text": "L2 norm", "side": "top", "font": {"size": 11}},
         "orientation": "h",
         "x": 0,
         "xanchor": "left",
-        "y": 1 + 34 / height,
+        "y": 1 + (6 + heading_lines * LINE_PX) / rows_px,
         "yanchor": "bottom",
         "len": 1,
         "thickness": 10,
@@ -213,7 +228,7 @@ def _column_axis(columns: range, per_column: int) -> dict[str, Any]:
     step = tick_step(len(columns) * per_column)
     positions = range(-(-columns.start * per_column // step) * step, columns.stop * per_column, step)
     return _named_axis(
-        [position / per_column - columns.start for position in positions],
+        [(position + 0.5) / per_column - 0.5 - columns.start for position in positions],
         [f"{position:,}" for position in positions],
         len(columns),
     ) | {"title": {"text": "position in the sequence", "standoff": 6, "font": {"size": 12}}}
@@ -235,7 +250,7 @@ def _named_axis(places: list[float], texts: list[str], count: int) -> dict[str, 
     return {
         "type": "category",
         "tickmode": "array",
-        "tickvals": [place + OFF_TICK for place in places],
+        "tickvals": [place + min(max(count, 100) * OFF_TICK, 0.4) for place in places],
         "ticktext": texts,
         "tickangle": 0,
         "ticks": "outside",
