@@ -56,7 +56,8 @@ def norms_map(record: RunRecord, part: str, layer: int | None = None) -> go.Figu
         return empty_figure(reason)
     assert record.norms is not None
     per_column = record.norms.positions_per_column
-    rows = list(_rows(_chosen(record.norms, layer), part, per_column))
+    drawn = _chosen(record.norms, layer)
+    rows = list(_rows(drawn, part, per_column))
     columns = range(min(min(row.norms) for row in rows), 1 + max(max(row.norms) for row in rows))
     height = min(max(HEIGHT[0], BESIDE_ROWS_PX + len(rows) * ROW_PX[layer is not None]), HEIGHT[1])
     prompt_end = len(record.prompt_ids) / per_column - columns.start - 0.5
@@ -66,7 +67,7 @@ def norms_map(record: RunRecord, part: str, layer: int | None = None) -> go.Figu
         [
             go.Heatmap(
                 z=[[_short(row.norms.get(column)) for column in columns] for row in rows],
-                x=_column_names(record, columns, per_column),
+                x=_column_names(record, drawn, columns),
                 y=[f"layer {row.layer.layer}, head {row.head}" for row in rows],
                 colorscale=COLOURS,
                 colorbar=_colour_bar(height - BESIDE_ROWS_PX, len(lines)),
@@ -190,11 +191,12 @@ def _tokens_at(record: RunRecord, held: range) -> list[str]:
     return [token_at(record, position) for position in dict.fromkeys((held[0], held[-1]))]
 
 
-def _column_names(record: RunRecord, columns: range, per_column: int) -> list[str]:
+def _column_names(record: RunRecord, drawn: list[LayerNorms], columns: range) -> list[str]:
     """Markup that names each column: its positions, prompt or new, its token; no two are the same."""
     assert record.norms is not None
-    last = max(layer.first_position + layer.num_positions for layer in record.norms.layers)
-    first = min(layer.first_position for layer in record.norms.layers)
+    per_column = record.norms.positions_per_column
+    last = max(layer.first_position + layer.num_positions for layer in drawn)
+    first = min(layer.first_position for layer in drawn)
     names = []
     for column in columns:
         held = range(max(column * per_column, first), min((column + 1) * per_column, last))
