@@ -367,8 +367,8 @@ DRAW_ALL = """
   }
   await Plotly.newPlot(place, FIGURES["hostile norms"].data, {...FIGURES["hostile norms"].layout, width: 390});
   report.cells = [];
-  for (const pointNumber of [[0, 0], [1, 2], [1, 5]]) {
-    Plotly.Fx.hover(place, [{curveNumber: 0, pointNumber}]);
+  for (const [yval, xval] of [[0, 0], [1, 2], [1, 5]]) {
+    Plotly.Fx.hover(place, {xval, yval}, "xy");
     await new Promise((resolve) => setTimeout(resolve, 500));
     report.cells.push([...place.querySelectorAll(".hovertext tspan.line")].map((line) => line.textContent));
   }
@@ -413,8 +413,8 @@ def test_an_attack_in_a_token_is_drawn_as_its_characters(drawn):
     assert report["foreign"] == 0
 
 
-def test_a_cell_of_the_map_of_norms_is_named_at_ticks_too(drawn):
-    """plotly.js puts a tick's text in the place of a category's name where the two meet."""
+def test_a_cell_of_the_map_of_norms_is_named_by_its_row_and_column_at_ticks_too(drawn):
+    """Ticks have short texts of their own, which a label must not show in the names' place."""
     _, report = drawn
     assert report["cells"] == [
         ["layer 0, head 0", "position 0 (prompt)", "“<img src=x onerror=alert(1)>$x^…”", "key norm 0.00"],

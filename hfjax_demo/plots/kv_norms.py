@@ -25,8 +25,6 @@ HEIGHT = (300, 720)
 BESIDE_ROWS_PX = 150
 """Colour bar, heading, axis and its title."""
 MAX_ROW_TICKS = 12
-OFF_TICK = 2e-4
-"""Of an axis. Where a tick is within a ten-thousandth of it, plotly.js shows the tick's short text in place of the name."""
 MAX_NAMED = 4
 LINE_PX = 14
 
@@ -252,7 +250,7 @@ def _named_axis(places: list[float], texts: list[str], count: int) -> dict[str, 
     return {
         "type": "category",
         "tickmode": "array",
-        "tickvals": [place + min(max(count, 100) * OFF_TICK, 0.4) for place in places],
+        "tickvals": places,
         "ticktext": texts,
         "tickangle": 0,
         "ticks": "outside",
