@@ -16,7 +16,8 @@ from hfjax_demo.events import (
     RunSummary,
     StepEvent,
 )
-from hfjax_demo.plots.kv_norms import norms_cells, norms_map, norms_table, token_at
+from hfjax_demo.plots.kv_norms import norms_cells, norms_map, norms_table
+from hfjax_demo.plots.norm_rows import token_at
 from hfjax_demo.requests import GenerationRequest
 
 ATTACK = "<img src=x onerror=alert(1)>$x^2$%{z}"

@@ -3,19 +3,24 @@
 Pure functions of a record, live or imported. Knows nothing of how norms are computed or of how the page shows them.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import plotly.graph_objects as go
 
-from hfjax_demo.cache_norms import column_positions, norms_by_head
-from hfjax_demo.events import CacheNorms, LayerNorms, RunRecord
-from hfjax_demo.plots.hover_text import as_markup, quoted_token, shown_text
+from hfjax_demo.cache_norms import column_positions
+from hfjax_demo.events import LayerNorms, RunRecord
+from hfjax_demo.plots.hover_text import as_markup
+from hfjax_demo.plots.norm_rows import (
+    PARTS,
+    HeadNorms,
+    head_pairs,
+    head_rows,
+    layers_on_view,
+    rounded,
+    span_words,
+    tokens_at,
+)
 from hfjax_demo.plots.style import LINE, MAX_TICKS, Table, empty_figure, heading, styled_figure, tick_step
-
-KEYS, VALUES = "keys", "values"
-PARTS = (KEYS, VALUES)
 
 # Even in lightness, told apart by the colour-blind; its ends stand out from a white page and, on a dark one, from gaps.
 COLOURS = "Viridis"
@@ -27,15 +32,6 @@ BESIDE_ROWS_PX = 150
 MAX_ROW_TICKS = 12
 MAX_NAMED = 4
 LINE_PX = 14
-
-
-@dataclass(frozen=True)
-class _Row:
-    """One head of one layer: norms by the grid's column."""
-
-    layer: LayerNorms
-    head: int
-    norms: dict[int, float]
 
 
 def norms_map(record: RunRecord, part: str, layer: int | None = None) -> go.Figure:
@@ -54,8 +50,8 @@ def norms_map(record: RunRecord, part: str, layer: int | None = None) -> go.Figu
         return empty_figure(reason)
     assert record.norms is not None
     per_column = record.norms.positions_per_column
-    drawn = _chosen(record.norms, layer)
-    rows = list(_rows(drawn, part, per_column))
+    drawn = layers_on_view(record.norms, layer)
+    rows = list(head_rows(drawn, part, per_column))
     columns = range(min(min(row.norms) for row in rows), 1 + max(max(row.norms) for row in rows))
     height = min(max(HEIGHT[0], BESIDE_ROWS_PX + len(rows) * ROW_PX[layer is not None]), HEIGHT[1])
     prompt_end = len(record.prompt_ids) / per_column - columns.start - 0.5
@@ -64,7 +60,7 @@ def norms_map(record: RunRecord, part: str, layer: int | None = None) -> go.Figu
     return styled_figure(
         [
             go.Heatmap(
-                z=[[_short(row.norms.get(column)) for column in columns] for row in rows],
+                z=[[rounded(row.norms.get(column)) for column in columns] for row in rows],
                 x=_column_names(record, drawn, columns),
                 y=[f"layer {row.layer.layer}, head {row.head}" for row in rows],
                 colorscale=COLOURS,
@@ -89,10 +85,10 @@ def norms_table(record: RunRecord, layer: int | None = None) -> Table:
     headers = ["Layer", "Head"]
     for part in PARTS:
         name = part[:-1]
-        headers += [mean.format(name), f"Greatest {name} norm", f"Greatest {name} norm: position"]
-        headers += [f"Greatest {name} norm: token"]
+        greatest = f"Greatest {name} norm"
+        headers += [mean.format(name), greatest, f"{greatest}: position", f"{greatest}: token"]
     rows: list[list[object]] = []
-    for keys, values in _row_pairs(record, layer):
+    for keys, values in head_pairs(record, layer):
         rows.append([keys.layer.layer, keys.head, *_summary(record, keys), *_summary(record, values)])
     return headers, rows
 
@@ -102,23 +98,12 @@ def norms_cells(record: RunRecord, layer: int | None = None) -> Table:
     headers = ["Layer", "Head", "First position", "Last position", "Token", "Key norm", "Value norm"]
     per_column = record.norms.positions_per_column if record.norms else 1
     rows: list[list[object]] = []
-    for keys, values in _row_pairs(record, layer):
+    for keys, values in head_pairs(record, layer):
         for column, norm in keys.norms.items():
             held = column_positions(keys.layer, column, per_column)
-            place = [keys.layer.layer, keys.head, held[0], held[-1], " to ".join(_tokens_at(record, held))]
-            rows.append([*place, _short(norm), _short(values.norms[column])])
+            place = [keys.layer.layer, keys.head, held[0], held[-1], " to ".join(tokens_at(record, held))]
+            rows.append([*place, rounded(norm), rounded(values.norms[column])])
     return headers, rows
-
-
-def token_at(record: RunRecord, position: int) -> str:
-    """The token read at a position, in quotes; its id where it has no text of its own. Plain text, not markup."""
-    prompt_len = len(record.prompt_ids)
-    if position >= prompt_len:
-        steps = record.steps
-        return quoted_token(steps[position - prompt_len]) if position - prompt_len < len(steps) else "no token"
-    if position < len(record.prompt_texts) and (text := record.prompt_texts[position]):
-        return f"“{shown_text(text)}”"
-    return f"token id {record.prompt_ids[position]}" + (", no text of its own" if record.prompt_texts else "")
 
 
 def _why_empty(record: RunRecord, layer: int | None) -> str | None:
@@ -126,7 +111,7 @@ def _why_empty(record: RunRecord, layer: int | None) -> str | None:
     if record.norms is None:
         has_cache = any(step.kv for step in record.steps)
         return "This run’s record has no norms." if has_cache else "This run has no KV cache."
-    if not _chosen(record.norms, layer):
+    if not layers_on_view(record.norms, layer):
         where = "Every layer" if layer is None else f"Layer {layer}"
         return f"{where} lacks keys and values of its own,<br>or some of their norms are not finite."
     return None
@@ -146,47 +131,13 @@ def _heading_lines(record: RunRecord, part: str, layer: int | None, has_line: bo
     return lines
 
 
-def _chosen(norms: CacheNorms, layer: int | None) -> list[LayerNorms]:
-    return [held for held in norms.layers if layer in (None, held.layer)]
-
-
-def _rows(layers: list[LayerNorms], part: str, per_column: int) -> Iterator[_Row]:
-    for layer in layers:
-        levels, greatest = (layer.keys, layer.key_max) if part == KEYS else (layer.values, layer.value_max)
-        first = layer.first_position // per_column
-        for head, norms in enumerate(norms_by_head(levels, greatest, layer.num_heads)):
-            yield _Row(layer, head, dict(enumerate(norms, first)))
-
-
-def _row_pairs(record: RunRecord, layer: int | None) -> Iterator[tuple[_Row, _Row]]:
-    """Each head's keys and values."""
-    if record.norms is None:
-        return iter(())
-    layers, per_column = _chosen(record.norms, layer), record.norms.positions_per_column
-    return zip(_rows(layers, KEYS, per_column), _rows(layers, VALUES, per_column), strict=True)
-
-
-def _summary(record: RunRecord, row: _Row) -> list[object]:
+def _summary(record: RunRecord, row: HeadNorms) -> list[object]:
     assert record.norms is not None
     column = max(row.norms, key=lambda column: row.norms[column])
     held = column_positions(row.layer, column, record.norms.positions_per_column)
     mean = sum(row.norms.values()) / len(row.norms)
-    where: object = held[0] if len(held) == 1 else _span(held)
-    return [_short(mean), _short(row.norms[column]), where, " to ".join(_tokens_at(record, held))]
-
-
-def _short(norm: float | None) -> float | None:
-    """Three significant figures; a level tells no more."""
-    return None if norm is None else float(f"{norm:.3g}")
-
-
-def _span(held: range) -> str:
-    return f"{held[0]:,}" if len(held) == 1 else f"{held[0]:,} to {held[-1]:,}"
-
-
-def _tokens_at(record: RunRecord, held: range) -> list[str]:
-    """The token at the only position, or the first and the last of several."""
-    return [token_at(record, position) for position in dict.fromkeys((held[0], held[-1]))]
+    where: object = held[0] if len(held) == 1 else span_words(held)
+    return [rounded(mean), rounded(row.norms[column]), where, " to ".join(tokens_at(record, held))]
 
 
 def _column_names(record: RunRecord, drawn: list[LayerNorms], columns: range) -> list[str]:
@@ -201,8 +152,8 @@ def _column_names(record: RunRecord, drawn: list[LayerNorms], columns: range) ->
         of_prompt = [position < len(record.prompt_ids) for position in (held[0], held[-1])]
         whose = "prompt" if all(of_prompt) else "new" if not any(of_prompt) else "prompt and new"
         noun = "position" if len(held) == 1 else "positions"
-        tokens = " to<br>".join(map(as_markup, _tokens_at(record, held)))
-        names.append(f"{noun} {_span(held)} ({whose})<br>{tokens}")
+        tokens = " to<br>".join(map(as_markup, tokens_at(record, held)))
+        names.append(f"{noun} {span_words(held)} ({whose})<br>{tokens}")
     return names
 
 
@@ -234,7 +185,7 @@ def _column_axis(columns: range, per_column: int) -> dict[str, Any]:
     ) | {"title": {"text": "position in the sequence", "standoff": 6, "font": {"size": 12}}}
 
 
-def _row_axis(rows: list[_Row], layer: int | None) -> dict[str, Any]:
+def _row_axis(rows: list[HeadNorms], layer: int | None) -> dict[str, Any]:
     """Few labels, the first row on top: layers at their first head, or the heads of the one layer."""
     if layer is None:
         starts = [index for index, row in enumerate(rows) if row.head == 0]
