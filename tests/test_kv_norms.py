@@ -19,7 +19,7 @@ from hfjax_demo.cache_norms import (
     num_columns,
 )
 from hfjax_demo.events import RunRecord, StepEvent
-from hfjax_demo.inference import generation
+from hfjax_demo.inference import generation, kv_norms
 from hfjax_demo.inference.generation import Generation
 from hfjax_demo.inference.kv_cache import FixedCache, GrowingCache
 from hfjax_demo.inference.kv_norms import cache_norms
@@ -128,8 +128,11 @@ def test_norms_belong_to_no_step_and_a_second_run_compiles_nothing(run, tiny_lla
         return [(step.num_traces, step.num_compiles, step.compiled) for step in record.steps], record.summary.programs
 
     run(tiny_llama)
-    jax.clear_caches()
+    kv_norms._norms.clear_cache()
     again, _ = run(tiny_llama)
+    assert kv_norms._norms._cache_size() == 1
+    run(tiny_llama, prompt_len=9)
+    assert kv_norms._norms._cache_size() == 1, "one capacity, one compilation"
     monkeypatch.setattr(generation, "cache_norms", lambda *_: None)
     without, _ = run(tiny_llama)
     assert again.norms is not None
