@@ -204,6 +204,48 @@ class RunSummary:
     rss_bytes: int
 
 
+@dataclass(frozen=True)
+class LayerNorms:
+    """L2 norms of one layer's keys and values over the head dimension, by head and position.
+
+    Norms are whole levels from 0 to 255, so they are exact to a 510th of the layer's greatest. Where a column is of several
+    positions it has the greatest of their norms: what stands out is what one looks for.
+
+    Attributes:
+        layer: index, from 0.
+        first_position: the first position held; above 0 where a cache that grows keeps a sliding window only.
+        num_positions: positions held, that one included.
+        num_heads: K, rows.
+        key_max: the greatest key norm, level 255.
+        value_max: the greatest value norm.
+        keys: base64 of one byte per head and column, row by row.
+        values: likewise.
+    """
+
+    layer: int
+    first_position: int
+    num_positions: int
+    num_heads: int
+    key_max: float
+    value_max: float
+    keys: str
+    values: str
+
+
+@dataclass(frozen=True)
+class CacheNorms:
+    """What is in a cache after the last step, as norms; `cache_norms` says how columns and levels are counted.
+
+    Attributes:
+        positions_per_column: 1, or more where that many columns would be more than a record keeps.
+            Column c is of the positions from c times as many on, in every layer.
+        layers: those with keys and values of their own, ascending; one whose norms are not all finite is left out.
+    """
+
+    positions_per_column: int
+    layers: tuple[LayerNorms, ...]
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
     """A whole run: what was asked, where it ran, every step, the sum of it. The contract of `generate --json`.
@@ -219,6 +261,8 @@ class RunRecord:
         finish_reason: "eos", "length" (max_new_tokens reached), "stopped" or "time_limit" (the operator's).
         steps: one event per step.
         summary: the times and counts.
+        prompt_texts: each prompt token as text, a character at the token that completes it; empty in records of before.
+        norms: of the cache's keys and values after the last step; None without a cache, or a step, and in records of before.
     """
 
     schema: str = RECORD_SCHEMA
@@ -231,6 +275,8 @@ class RunRecord:
     finish_reason: str
     steps: tuple[StepEvent, ...]
     summary: RunSummary
+    prompt_texts: tuple[str, ...] = ()
+    norms: CacheNorms | None = None
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,16 @@ def loaded_after(code):
 
 LIGHT = (
     *("cli", "errors", "settings", "catalog", "requests", "events", "plain_json", "kv_shapes", "buckets", "inference"),
-    *("accelerators", "cache_formula", "cache_plan", "config_text", "csv_text", "known_configs", "model_plan"),
+    *(
+        "accelerators",
+        "cache_formula",
+        "cache_norms",
+        "cache_plan",
+        "config_text",
+        "csv_text",
+        "known_configs",
+        "model_plan",
+    ),
     *("plan_tables", "plan_text", "planning"),
     *("limits", "permalink", "comparison", "break_even", "ui", "ui.run_view", "ui.run_history"),
 )

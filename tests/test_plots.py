@@ -27,6 +27,7 @@ from hfjax_demo.plots.race import caught_up_step, race, race_table
 from hfjax_demo.plots.step_timeline import cut_at, step_timeline, timeline_table
 from hfjax_demo.plots.style import tick_step
 from hfjax_demo.requests import GenerationRequest
+from tests.test_kv_norms_plot import FIGURES as NORMS_FIGURES
 from tests.test_kv_plan_plot import FIGURES as PLAN_FIGURES
 
 MODEL = ModelFacts("M", "someone/M", "LlamaForCausalLM", "float32", 100, 400, 2, 4, 2, 8, 50, 128, (2,))
@@ -102,6 +103,7 @@ FIGURES = {
     "race of one": race(run([]), run(COLD_JIT), "eager", ATTACK),
     "no race": race(run([]), run([]), "eager", "jit"),
     **PLAN_FIGURES,
+    **NORMS_FIGURES,
 }
 
 
@@ -363,6 +365,13 @@ DRAW_ALL = """
     await new Promise((resolve) => setTimeout(resolve, 500));  // labels move at most so often
     report.tokens.push(place.querySelectorAll(".hovertext tspan.line")[1].textContent);
   }
+  await Plotly.newPlot(place, FIGURES["hostile norms"].data, {...FIGURES["hostile norms"].layout, width: 390});
+  report.cells = [];
+  for (const [yval, xval] of [[0, 0], [1, 2], [1, 5]]) {
+    Plotly.Fx.hover(place, {xval, yval}, "xy");
+    await new Promise((resolve) => setTimeout(resolve, 500));
+    report.cells.push([...place.querySelectorAll(".hovertext tspan.line")].map((line) => line.textContent));
+  }
   report.foreign = place.querySelectorAll(".hovertext :not(text, tspan, path)").length;
   return JSON.stringify(report);
 })().catch((error) => String(error.stack)).then((text) => { document.getElementById("report").textContent = text; });
@@ -402,3 +411,13 @@ def test_an_attack_in_a_token_is_drawn_as_its_characters(drawn):
     _, report = drawn
     assert report["tokens"] == [f"“{ATTACK}${{x}}”", "“$x^2$ &lt;<b>%{x}”"]
     assert report["foreign"] == 0
+
+
+def test_a_cell_of_the_map_of_norms_is_named_by_its_row_and_column_at_ticks_too(drawn):
+    """Ticks have short texts of their own, which a label must not show in the names' place."""
+    _, report = drawn
+    assert report["cells"] == [
+        ["layer 0, head 0", "position 0 (prompt)", "“<img src=x onerror=alert(1)>$x^…”", "key norm 0.00"],
+        ["layer 0, head 1", "position 2 (prompt)", "token id 102, no text of its own", "key norm 8.40"],
+        ["layer 0, head 1", "position 5 (prompt)", "“%{x}”", "key norm 10.5"],
+    ]

@@ -46,3 +46,10 @@ class IncrementalDetokenizer:
 
     def _decode(self, ids: list[int]) -> str:
         return str(self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+def token_texts(tokenizer: Any, token_ids: Sequence[int]) -> tuple[str, ...]:
+    """Each of `token_ids` as text: a special token's name; a character at the token that completes it, else nothing."""
+    stream = IncrementalDetokenizer(tokenizer, ())
+    special = {token_id: str(token) for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return tuple(stream.add(token_id) or special.get(token_id, "") for token_id in token_ids)

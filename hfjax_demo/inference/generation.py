@@ -10,6 +10,7 @@
 Knows nothing of threads, queues or who is watching.
 """
 
+import logging
 import time
 from collections.abc import Callable
 from typing import Any
@@ -20,17 +21,20 @@ import numpy as np
 
 from hfjax_demo import buckets
 from hfjax_demo.errors import InvalidRequestError, ModelLoadError
-from hfjax_demo.events import CompilingEvent, RunRecord, RunSummary, StartedEvent, StepEvent
+from hfjax_demo.events import CacheNorms, CompilingEvent, RunRecord, RunSummary, StartedEvent, StepEvent
 from hfjax_demo.inference import compile_log, memory
 from hfjax_demo.inference.decoding import decode_step, prefill
-from hfjax_demo.inference.detokenizer import IncrementalDetokenizer
+from hfjax_demo.inference.detokenizer import IncrementalDetokenizer, token_texts
 from hfjax_demo.inference.environment import environment_facts
 from hfjax_demo.inference.kv_cache import KVCache, empty_fixed_cache, empty_growing_cache, layer_states
+from hfjax_demo.inference.kv_norms import cache_norms
 from hfjax_demo.inference.loaded_model import LoadedModel
 from hfjax_demo.inference.programs import Programs
 from hfjax_demo.inference.sampling import SamplingParams
 from hfjax_demo.requests import CacheKind, ExecutionMode, GenerationRequest
 from hfjax_demo.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 BATCH_SIZE = 1
 
@@ -124,7 +128,10 @@ class Generation:
         return step
 
     def record(self, finish_reason: str, load_s: float) -> RunRecord:
-        """The whole run; `finish_reason` is "stopped" where the run was cut short, `load_s` this run's loading."""
+        """The whole run; `finish_reason` is "stopped" where the run was cut short, `load_s` this run's loading.
+
+        Computes the cache's norms, which belongs to no step: outside every recording of what was compiled.
+        """
         return RunRecord(
             request=self.request,
             model=self._model.facts,
@@ -135,12 +142,22 @@ class Generation:
             finish_reason=finish_reason,
             steps=tuple(self.steps),
             summary=summarize(self.steps, load_s, dict(self._programs.num_traces) if self._programs else {}),
+            prompt_texts=token_texts(self._model.tokenizer, self.prompt_ids),
+            norms=self._norms(),
         )
 
     @property
     def _filled_len(self) -> int:
         """Tokens the model has read so far: the prompt and every new token but the last."""
         return len(self.prompt_ids) + len(self._token_ids) - 1 if self._token_ids else 0
+
+    def _norms(self) -> CacheNorms | None:
+        """The cache's norms; None where the device fails at them, say for want of memory: the run itself is done."""
+        try:
+            return cache_norms(self._cache, self._filled_len)
+        except jax.errors.JaxRuntimeError:
+            logger.exception("no norms of the cache after %d positions", self._filled_len)
+            return None
 
     def _empty_cache(self) -> KVCache | None:
         if self.request.cache_kind is CacheKind.NONE:

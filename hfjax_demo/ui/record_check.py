@@ -8,8 +8,9 @@ from functools import cache
 from itertools import zip_longest
 from typing import Any
 
+from hfjax_demo.cache_norms import MAX_COLUMNS, MAX_LEVELS_CHARS, decode_levels, num_columns
 from hfjax_demo.errors import InvalidRequestError
-from hfjax_demo.events import RunRecord
+from hfjax_demo.events import CacheNorms, LayerNorms, RunRecord
 from hfjax_demo.requests import shown_value
 
 MAX_STEPS = 4096
@@ -25,6 +26,8 @@ MAX_WHOLE = 2**53 - 1
 MAX_PER_SECOND = 1e9
 MAX_TEXT_CHARS = 1_000_000
 MAX_NAME_CHARS = 4096
+MAX_NORM = 3.5e38
+"""No float32 is greater."""
 MAX_DIMENSIONS = 8
 MAX_ITEMS = 1024
 
@@ -37,6 +40,12 @@ MOST = {
     "seen_len": MAX_POSITIONS,
     "filled_len": MAX_POSITIONS,
     "capacity": MAX_POSITIONS,
+    "first_position": MAX_POSITIONS,
+    "num_positions": MAX_POSITIONS,
+    "positions_per_column": MAX_POSITIONS,
+    "num_heads": MAX_POSITIONS,
+    "key_max": MAX_NORM,
+    "value_max": MAX_NORM,
     "tokens_per_s": MAX_PER_SECOND,
     "tokens_per_s_with_compile": MAX_PER_SECOND,
 }
@@ -54,6 +63,10 @@ LONGEST = {
     "output_shape": MAX_DIMENSIONS,
     "key_shape": MAX_DIMENSIONS,
     "value_shape": MAX_DIMENSIONS,
+    "prompt_texts": MAX_TEXT_CHARS,
+    "layers": MAX_LAYERS,
+    "keys": MAX_LEVELS_CHARS,
+    "values": MAX_LEVELS_CHARS,
 }
 """By field: the most items or characters; others have `MAX_ITEMS` or `MAX_NAME_CHARS`."""
 
@@ -78,6 +91,47 @@ def check_record(record: RunRecord) -> None:
         raise _refusal(
             f"text must be the steps' texts joined but has {len(record.text)} characters, not these {len(joined)}"
         )
+    if record.prompt_texts and len(record.prompt_texts) != len(record.prompt_ids):
+        raise _refusal(
+            f"prompt_texts must have one text a prompt token but has {len(record.prompt_texts)} for {len(record.prompt_ids)}"
+        )
+    if record.norms is not None:
+        _check_norms(record.norms, len(record.prompt_ids) + len(record.token_ids) - 1)
+
+
+def _check_norms(norms: CacheNorms, filled_len: int) -> None:
+    """Checks what a map is drawn from: `filled_len` tokens have been read, the last new one has not."""
+    if norms.positions_per_column < 1:
+        raise _refusal("positions_per_column must be at least 1 but is 0")
+    indices = [layer.layer for layer in norms.layers]
+    if indices != sorted(set(indices)):
+        raise _refusal("the layers of norms must ascend but do not")
+    for layer in norms.layers:
+        _check_layer_norms(layer, norms.positions_per_column, filled_len)
+    first = min((layer.first_position for layer in norms.layers), default=filled_len)
+    if first < filled_len and num_columns(first, filled_len - first, norms.positions_per_column) > MAX_COLUMNS:
+        raise _refusal(f"norms may have at most {MAX_COLUMNS} columns but have more")
+    if (chars := sum(len(layer.keys) + len(layer.values) for layer in norms.layers)) > MAX_LEVELS_CHARS:
+        raise _refusal(f"norms may have at most {MAX_LEVELS_CHARS} characters of keys and values but have {chars}")
+
+
+def _check_layer_norms(layer: LayerNorms, positions_per_column: int, filled_len: int) -> None:
+    where = f"the norms of layer {layer.layer}"
+    if layer.num_heads < 1 or layer.num_positions < 1:
+        raise _refusal(f"{where} must have heads and positions but have {layer.num_heads} and {layer.num_positions}")
+    if layer.first_position + layer.num_positions != filled_len:
+        end = layer.first_position + layer.num_positions
+        raise _refusal(f"{where} must end at the last of {filled_len} positions read but end at {end}")
+    if min(layer.key_max, layer.value_max) < 0:
+        raise _refusal(f"{where} must be 0 or more but are up to {layer.key_max:g} and {layer.value_max:g}")
+    size = layer.num_heads * num_columns(layer.first_position, layer.num_positions, positions_per_column)
+    for name, levels in (("keys", layer.keys), ("values", layer.values)):
+        try:
+            decoded = decode_levels(levels)
+        except ValueError:
+            raise _refusal(f"{where} must be base64 but {name} are not") from None
+        if len(decoded) != size:
+            raise _refusal(f"{where} must have a byte for each of {size} cells but {name} have {len(decoded)}")
 
 
 def _check(name: str, value: Any) -> None:

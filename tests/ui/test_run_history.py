@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import pytest
 
+from hfjax_demo.cache_norms import MAX_COLUMNS, MAX_LEVELS_CHARS, encode_levels
 from hfjax_demo.cli import main
 from hfjax_demo.errors import InvalidRequestError
-from hfjax_demo.events import RunRecord
+from hfjax_demo.events import CacheNorms, LayerNorms, RunRecord
 from hfjax_demo.plain_json import from_dict
 from hfjax_demo.ui import run_history
 from hfjax_demo.ui.components import ASSETS
@@ -188,3 +189,67 @@ def test_what_clocks_and_configs_really_give_is_no_reason_to_refuse():
     step = replace(RECORD.steps[0], trace_s=-CLOCK_SLACK_S / 2)
     model = replace(RECORD.model, eos_token_ids=(-1,))
     check_record(replace(RECORD, steps=(step, *RECORD.steps[1:]), model=model))
+
+
+FILLED_LEN = len(RECORD.prompt_ids) + len(RECORD.token_ids) - 1
+LEVELS = encode_levels(bytes(2 * FILLED_LEN))
+LAYER = LayerNorms(3, 0, FILLED_LEN, 2, 9.5, 0.0, LEVELS, LEVELS)
+NORMED = replace(RECORD, norms=CacheNorms(1, (LAYER,)), prompt_texts=("x",) * len(RECORD.prompt_ids))
+
+
+def normed(**changes):
+    """The record with other norms in its one layer."""
+    return replace(NORMED, norms=CacheNorms(1, (replace(LAYER, **changes),)))
+
+
+def test_a_run_with_norms_survives_export_and_import():
+    assert import_json(export_json(NORMED).encode()) == NORMED
+    check_record(replace(NORMED, norms=CacheNorms(7, ())))
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        (replace(NORMED, prompt_texts=("x",)), "prompt_texts must have one text a prompt token but has 1"),
+        (replace(NORMED, norms=CacheNorms(0, (LAYER,))), "positions_per_column must be at least 1 but is 0"),
+        (replace(NORMED, norms=CacheNorms(10**9, (LAYER,))), "positions_per_column must be from 0"),
+        (replace(NORMED, norms=CacheNorms(1, (LAYER, LAYER))), "layers of norms must ascend"),
+        (replace(NORMED, norms=CacheNorms(1, (LAYER, replace(LAYER, layer=2)))), "layers of norms must ascend"),
+        (replace(NORMED, norms=CacheNorms(1, (LAYER,) * (MAX_LAYERS + 1))), f"layers may have at most {MAX_LAYERS} items"),
+        (replace(NORMED, norms=CacheNorms(2, (LAYER,))), "must have a byte for each of .* cells"),
+        (normed(layer=10**9), "layer must be from 0"),
+        (normed(num_heads=0), "must have heads and positions but have 0"),
+        (normed(num_positions=0, first_position=FILLED_LEN), "must have heads and positions"),
+        (normed(num_heads=10**9), "num_heads must be from 0"),
+        (normed(num_heads=3), f"must have a byte for each of {3 * FILLED_LEN} cells but keys have {2 * FILLED_LEN}"),
+        (normed(first_position=1), f"must end at the last of {FILLED_LEN} positions read but end at {FILLED_LEN + 1}"),
+        (normed(num_positions=FILLED_LEN - 1), "must end at the last of"),
+        (normed(first_position=-1), "first_position must be from 0"),
+        (normed(key_max=-0.0005), "must be 0 or more but are up to -0.0005 and 0"),
+        (normed(value_max=1e300), "value_max must be from 0"),
+        (normed(key_max=float("inf")), "key_max must be from 0"),
+        (normed(key_max=float("nan")), "key_max must be from 0"),
+        (normed(keys="é"), "must be base64 but keys are not"),
+        (normed(values="a"), "must be base64 but values are not"),
+        (normed(values=LEVELS[:-4]), "but values have"),
+        (normed(keys="A" * (MAX_LEVELS_CHARS + 4)), f"keys may have at most {MAX_LEVELS_CHARS} characters"),
+    ],
+    ids=lambda value: value[:40] if isinstance(value, str) else "",
+)
+def test_norms_that_no_run_can_have_given_are_refused_with_their_rule(record, message):
+    with pytest.raises(InvalidRequestError, match=message) as caught:
+        check_record(record)
+    assert len(str(caught.value)) < 400
+
+
+def test_norms_are_of_no_more_columns_and_cells_than_a_record_keeps():
+    prompt_ids = (1,) * 2000
+    count = len(prompt_ids) + len(RECORD.token_ids) - 1
+    long = replace(RECORD, prompt_ids=prompt_ids)
+    levels = encode_levels(bytes(count))
+    with pytest.raises(InvalidRequestError, match=f"at most {MAX_COLUMNS} columns"):
+        check_record(replace(long, norms=CacheNorms(1, (LayerNorms(0, 0, count, 1, 1.0, 1.0, levels, levels),))))
+    levels = encode_levels(bytes(20_000))
+    layers = tuple(LayerNorms(index, count - 1, 1, 20_000, 1.0, 1.0, levels, levels) for index in range(2))
+    with pytest.raises(InvalidRequestError, match=f"at most {MAX_LEVELS_CHARS} characters of keys and values but"):
+        check_record(replace(long, norms=CacheNorms(1, layers)))
