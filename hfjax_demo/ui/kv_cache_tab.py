@@ -1,4 +1,4 @@
-"""The KV cache tab: replay a run's cache step by step, two runs side by side, and plan any model's cache from its config.
+"""The KV cache tab: a run's cache replayed step by step, two side by side; what is in it; any model's cache planned.
 
 Draws records; no model runs here. Knows nothing of how a run is made.
 """
@@ -15,6 +15,7 @@ from hfjax_demo.events import RunRecord
 from hfjax_demo.plain_json import from_dict
 from hfjax_demo.ui.components import ASSETS, AT_ONCE, QUIET, csv_link, kv_replay, panel_value, table_html, text_html
 from hfjax_demo.ui.kv_replay_view import replay_view, steps_table
+from hfjax_demo.ui.norms_section import create_norms_section
 from hfjax_demo.ui.plan_section import PlanSection, create_plan_section
 from hfjax_demo.ui.run_history import RunHistory
 from hfjax_demo.ui.runs import page_errors
@@ -67,6 +68,8 @@ def create_kv_cache_tab(engine: "InferenceEngine", history: gr.State) -> KVCache
             replay = kv_replay(_view([second, first], RunHistory(), recorded), elem_id="replay")
             with gr.Accordion("Every step as a table", open=False):
                 table = gr.HTML(_table([second, first], RunHistory(), recorded), elem_id="replay-table")
+        with gr.Tab("What is in it", id="norms") as norms_tab:
+            create_norms_section(norms_tab, history, run, lambda name, history: _record(name, history, recorded))
         with gr.Tab("Plan a model", id="plan") as plan_tab:
             plan = create_plan_section(engine)
     plan.connect(plan_tab)
@@ -115,8 +118,12 @@ def pick_two(history: RunHistory, name: str, other: str) -> list[str]:
     return [newest.name]
 
 
+def _record(name: str, history: RunHistory, recorded: dict[str, RunRecord]) -> RunRecord:
+    return recorded[name] if name in recorded else history.get(name).record
+
+
 def _records(names: Sequence[str], history: RunHistory, recorded: dict[str, RunRecord]) -> list[RunRecord]:
-    return [recorded[name] if name in recorded else history.get(name).record for name in names]
+    return [_record(name, history, recorded) for name in names]
 
 
 def _view(names: Sequence[str], history: RunHistory, recorded: dict[str, RunRecord]) -> dict[str, Any]:

@@ -10,12 +10,15 @@ from typing import Any
 from hfjax_demo.errors import readable_bytes
 from hfjax_demo.events import LayerState, ModelFacts, RunRecord, StepEvent
 from hfjax_demo.plots.hover_text import quoted_token, shown_text
+from hfjax_demo.plots.norm_rows import token_at
 from hfjax_demo.requests import CacheKind
 from hfjax_demo.ui.run_view import compiled_rows, iteration_line
 from hfjax_demo.ui.words import plural, seconds, setting_words
 
 MAX_STEPS = 1024
 """Steps that the slider reaches; a run's beginning has all there is to see."""
+MAX_TOKENS = 4096
+"""Positions whose tokens can be read off the picture."""
 MAX_COMPILED_ROWS = 12
 MAX_NAME_CHARS = 96
 
@@ -79,11 +82,17 @@ def _run_view(record: RunRecord, note: str) -> dict[str, Any]:
         "kind": str(kind),
         "heads": heads_words(record.model),
         "prompt_len": len(record.prompt_ids),
+        "tokens": [token_at(record, position) for position in range(min(_num_read(record), MAX_TOKENS))],
         "columns": max([1, *(layer.capacity for step in steps for layer in step.kv), *_lengths(kind, steps)]),
         "longest_ms": round(1000 * max((step.duration_s for step in steps), default=0.0), 1),
         "left_out": len(record.steps) - len(steps),
         "steps": [_step_view(step, kind) for step in steps],
     }
+
+
+def _num_read(record: RunRecord) -> int:
+    """Tokens the model read: the prompt and every new one but the last."""
+    return len(record.prompt_ids) + max(0, len(record.steps) - 1)
 
 
 def _lengths(kind: CacheKind, steps: tuple[StepEvent, ...]) -> list[int]:

@@ -20,7 +20,10 @@ function buildRun(run, columns) {
   box.append(make("code", "replay-iteration"), make("p", "replay-shape"), make("p", "replay-facts"));
   const grid = make("div", "replay-grid");
   grid.setAttribute("role", "img");
-  box.append(grid, make("p", "replay-axis", `positions 0 to ${columns - 1}, one row a layer`));
+  const tip = make("p", "replay-tip");
+  grid.addEventListener("pointermove", (event) => { tip.textContent = cellWords(run, grid, event); });
+  grid.addEventListener("pointerleave", () => { tip.textContent = ""; });
+  box.append(grid, make("p", "replay-axis", `positions 0 to ${columns - 1}, one row a layer`), tip);
   const bars = make("div", "replay-bars");
   bars.setAttribute("role", "img");
   bars.setAttribute("aria-label", "Milliseconds of each step; striped: tracing and compiling");
@@ -57,6 +60,26 @@ function buildRun(run, columns) {
   details.addEventListener("toggle", show);
   box.append(details);
   return box;
+}
+
+// What is under the pointer: layer, position, the token whose keys and values lie there, or that the place is free.
+function cellWords(run, grid, event) {
+  const box = grid.getBoundingClientRect();
+  const within = (value, most) => Math.max(0, Math.min(most - 1, Math.floor(value * most)));
+  const position = within((event.clientX - box.left) / box.width, state.columns);
+  const layer = within((event.clientY - box.top) / box.height, grid.children.length);
+  const now = run.steps[Math.min(step, run.steps.length - 1)];
+  const held = now.layers.find(([first, last]) => first <= layer && layer <= last);
+  const where = held ? `layer ${layer}, position ${position}` : `position ${position}`;
+  if (held && !held[3]) return `${where}: ${held[2]}`;
+  // A window that grows holds its last positions only: its first column is not the sequence's first.
+  const first = held && run.kind === "dynamic" ? now.filled - held[5] : 0;
+  const token = run.tokens[position + first];
+  if (position + first < now.filled) {
+    const moved = first ? ` of the window, ${position + first} of the sequence` : "";
+    return `${where}${moved}: ${token || "a token"}, ${position + first < run.prompt_len ? "prompt" : "new"}`;
+  }
+  return `${where}: ${held && position < held[6] ? "free, allocated already" : "not allocated"}`;
 }
 
 function row(from, to, filled, promptLen, isShared) {
