@@ -54,7 +54,7 @@ def create_kv_cache_tab(engine: "InferenceEngine", history: gr.State) -> KVCache
     recorded = load_recorded_runs()
     first, second = RECORDED
     with gr.Tabs():
-        with gr.Tab("Replay a run", id="replay"):
+        with gr.Tab("Replay", id="replay"):
             gr.HTML(text_html(HINT, class_name="explanation"))
             with gr.Row():
                 run = gr.Dropdown(list(RECORDED), value=second, label="Run", filterable=False, elem_id="replay-run")
@@ -70,7 +70,7 @@ def create_kv_cache_tab(engine: "InferenceEngine", history: gr.State) -> KVCache
                 table = gr.HTML(_table([second, first], RunHistory(), recorded), elem_id="replay-table")
         with gr.Tab("What is in it", id="norms") as norms_tab:
             create_norms_section(norms_tab, history, run, lambda name, history: _record(name, history, recorded))
-        with gr.Tab("Plan a model", id="plan") as plan_tab:
+        with gr.Tab("Plan", id="plan") as plan_tab:
             plan = create_plan_section(engine)
     plan.connect(plan_tab)
 

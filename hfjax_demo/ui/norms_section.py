@@ -72,4 +72,4 @@ def _draw(name: str, record: RunRecord, part: str, layer: str) -> list[Any]:
     else:
         files += csv_link(f"{file_name}-cells", *norms_cells(record, index))
     table = table_html(f"Norms of each head, {layer}", headers, rows) + f'<div class="files">{files}</div>'
-    return [text_html(name, class_name="norms-of"), norms_map(record, part, index), table]
+    return [text_html(f"{name}, as picked under Replay", class_name="norms-of"), norms_map(record, part, index), table]

@@ -28,9 +28,14 @@ def plan(open_page):
 
 
 def open_plan(page):
-    page.get_by_role("tab", name="Plan a model").click()
+    page.get_by_role("tab", name="Plan", exact=True).click()
     page.locator("#plan-summary .plan-title").wait_for()
     page.locator("#plan-curves .js-plotly-plot").wait_for()
+
+
+def open_norms(page):
+    page.get_by_role("tab", name="What is in it").click()
+    page.locator("#norms .js-plotly-plot").wait_for()
 
 
 def iterations(page):
@@ -113,6 +118,46 @@ def test_one_run_can_be_picked_alone(replay):
     assert replay.locator("#replay .replay-verdict").inner_text() == ""
 
 
+def test_the_pointer_names_the_token_whose_keys_and_values_lie_there(replay):
+    grid = replay.locator("#replay .replay-grid")
+    grid.first.hover(position={"x": 1.5, "y": 3})
+    assert replay.locator("#replay .replay-tip").first.inner_text() == "layer 0, position 0: “<|im_start|>”, prompt"
+    box = grid.nth(1).bounding_box()
+    grid.nth(1).hover(position={"x": box["width"] - 3, "y": 3})
+    assert replay.locator("#replay .replay-tip").nth(1).inner_text() == "layer 0, position 255: free, allocated already"
+
+
+def test_the_norms_are_drawn_for_every_layer_or_one_and_hovering_names_the_token(replay):
+    open_norms(replay)
+    area = replay.locator("#norms .nsewdrag").first
+    area.hover(position={"x": 4, "y": 4})
+    label = replay.locator("#norms .hoverlayer .hovertext")
+    label.wait_for()
+    assert "layer 0, head 0" in label.text_content()
+    assert "<|im_start|>" in label.text_content()
+    replay.locator("#norms-part").get_by_label("values").check()
+    replay.locator("#norms .js-plotly-plot", has_text="value norms").wait_for()
+    replay.locator("#norms-layer input").click()
+    replay.get_by_role("option", name="layer 7", exact=True).click()
+    replay.get_by_text("Each head as a table").click()
+    replay.wait_for_function("document.querySelectorAll('#norms-table tbody tr').length === 3")
+    with replay.expect_download() as download:
+        replay.locator("#norms-table a.csv", has_text="cells").click()
+    lines = download.value.path().read_text().splitlines()
+    assert lines[0] == "Layer,Head,First position,Last position,Token,Key norm,Value norm"
+    assert len(lines) == 1 + 3 * 79
+
+
+def test_the_norms_follow_the_run_that_is_picked(replay):
+    open_norms(replay)
+    assert replay.locator("#norms-of").inner_text().startswith("recorded eager")
+    replay.get_by_role("tab", name="Replay", exact=True).click()
+    replay.locator("#replay-run input").click()
+    replay.get_by_role("option", name="recorded jit").click()
+    open_norms(replay)
+    replay.wait_for_function("document.querySelector('#norms-of').innerText.startsWith('recorded jit')")
+
+
 def test_the_first_plan_shows_formula_curves_and_what_fits(plan):
     formula = plan.locator("#plan-formula .formula-numbers").first.inner_text()
     assert formula.startswith("2 × 30 × 3 × ")
@@ -152,15 +197,17 @@ def test_a_bad_config_or_number_is_said_at_its_field_and_nothing_is_lost(plan):
     assert plan.locator("#plan-summary").inner_text() == before
 
 
-def test_the_plan_neither_scrolls_sideways_on_a_phone_nor_hides_its_table(phone_page):
+@pytest.mark.parametrize("open_section", [open_norms, open_plan])
+def test_no_section_scrolls_sideways_on_a_phone(phone_page, open_section):
     pages.open_tab(phone_page, "KV cache")
-    open_plan(phone_page)
+    open_section(phone_page)
     assert pages.sideways_overflow(phone_page) <= 0
 
 
+@pytest.mark.parametrize("open_section", [open_norms, open_plan])
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_axe_finds_nothing_serious_in_the_plan(open_page, dark):
+def test_axe_finds_nothing_serious_in_any_section(open_page, open_section, dark):
     page = open_page("?tab=kv-cache", dark=dark)
-    open_plan(page)
+    open_section(page)
     page.wait_for_timeout(700)
     assert serious_findings(page) == []
