@@ -120,7 +120,7 @@ def test_one_run_can_be_picked_alone(replay):
 
 def test_the_pointer_names_the_token_whose_keys_and_values_lie_there(replay):
     grid = replay.locator("#replay .replay-grid")
-    grid.first.hover(position={"x": 1.5, "y": 3})
+    grid.first.hover(position={"x": 0, "y": 3})
     assert replay.locator("#replay .replay-tip").first.inner_text() == "layer 0, position 0: “<|im_start|>”, prompt"
     box = grid.nth(1).bounding_box()
     grid.nth(1).hover(position={"x": box["width"] - 3, "y": 3})

@@ -66,8 +66,8 @@ function buildRun(run, columns) {
 function cellWords(run, grid, event) {
   const box = grid.getBoundingClientRect();
   const within = (value, most) => Math.max(0, Math.min(most - 1, Math.floor(value * most)));
-  const position = within((event.clientX - box.left) / box.width, state.columns);
-  const layer = within((event.clientY - box.top) / box.height, grid.children.length);
+  const position = within((event.clientX - box.left - grid.clientLeft) / grid.clientWidth, state.columns);
+  const layer = within((event.clientY - box.top - grid.clientTop) / grid.clientHeight, grid.children.length);
   const now = run.steps[Math.min(step, run.steps.length - 1)];
   const held = now.layers.find(([first, last]) => first <= layer && layer <= last);
   const where = held ? `layer ${layer}, position ${position}` : `position ${position}`;
