@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from playwright.sync_api import expect
 
 from tests.browser import pages
 from tests.browser.accessibility import serious_findings
@@ -97,9 +98,7 @@ def test_after_two_runs_of_one_prompt_both_are_replayed_side_by_side(open_page):
     pages.run(page, "Compare")
     page.locator("#verdict .verdict").wait_for()
     pages.open_tab(page, "KV cache")
-    page.locator("#replay .replay-run").nth(1).wait_for()
-    notes = page.locator("#replay .replay-note").all_inner_texts()
-    assert notes == ["run 1", "run 2"]
+    expect(page.locator("#replay .replay-note")).to_have_text(["run 1", "run 2"], timeout=pages.ACTION_WITHIN_MS)
     assert "growing cache" in page.locator("#replay .replay-title").first.inner_text()
     assert step_words(page) == "step 2 of 2"
     page.get_by_text("Every step as a table").click()
