@@ -7,6 +7,7 @@ back. Knows nothing of who draws them.
 
 from dataclasses import dataclass
 
+from hfjax_demo.mesh_report import MeshReport
 from hfjax_demo.requests import GenerationRequest
 
 RECORD_SCHEMA = "hfjax_demo.run.v1"
@@ -263,6 +264,7 @@ class RunRecord:
         summary: the times and counts.
         prompt_texts: each prompt token as text, a character at the token that completes it; empty in records of before.
         norms: of the cache's keys and values after the last step; None without a cache, or a step, and in records of before.
+        mesh: how weights and cache lay on the devices; None on a mesh of one, and in records of before.
     """
 
     schema: str = RECORD_SCHEMA
@@ -277,6 +279,7 @@ class RunRecord:
     summary: RunSummary
     prompt_texts: tuple[str, ...] = ()
     norms: CacheNorms | None = None
+    mesh: MeshReport | None = None
 
 
 @dataclass(frozen=True)

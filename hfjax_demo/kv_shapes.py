@@ -54,6 +54,7 @@ class LayerPlan:
         value_shape: (B, K, L, Dv).
         bytes: of keys and values together, over all devices, counted once.
         bytes_per_device: less than `bytes` only where K divides by the tensor-parallel size.
+        is_split: whether the KV heads are split over the mesh; else every device holds them all.
     """
 
     layer: int
@@ -62,6 +63,7 @@ class LayerPlan:
     value_shape: tuple[int, ...]
     bytes: int
     bytes_per_device: int
+    is_split: bool
 
 
 @dataclass(frozen=True)
@@ -108,17 +110,19 @@ def plan_kv_cache(
 
 def _plan_layer(geometry: LayerGeometry, batch_size: int, context_len: int, itemsize: int, parts: int) -> LayerPlan:
     if not geometry.holds_kv:
-        return LayerPlan(geometry.layer, geometry.kind, (), (), 0, 0)
+        return LayerPlan(geometry.layer, geometry.kind, (), (), 0, 0, is_split=False)
     slots = (batch_size, geometry.num_kv_heads, context_len)
     head_dims = geometry.key_head_dim + geometry.value_head_dim
     num_bytes = batch_size * geometry.num_kv_heads * context_len * head_dims * itemsize
+    is_split = parts > 1 and heads_divide(geometry.num_kv_heads, parts)
     return LayerPlan(
         layer=geometry.layer,
         kind=geometry.kind,
         key_shape=(*slots, geometry.key_head_dim),
         value_shape=(*slots, geometry.value_head_dim),
         bytes=num_bytes,
-        bytes_per_device=num_bytes // parts if heads_divide(geometry.num_kv_heads, parts) else num_bytes,
+        bytes_per_device=num_bytes // parts if is_split else num_bytes,
+        is_split=is_split,
     )
 
 

@@ -36,6 +36,52 @@ class WeightPlan:
 
 
 @dataclass(frozen=True)
+class ParallelRule:
+    """One row of the table of rules: weights of one name pattern, shape and fate.
+
+    Attributes:
+        pattern: their name, `*` for a layer's (or an expert's) number.
+        style: "column-parallel", "row-parallel", "vocabulary-parallel", "expert-internal" or "replicated".
+        origin: "the model's own plan", "our table", or "no rule" for what neither splits.
+        shape: of each, whole.
+        spec: what the rule comes to on this mesh; empty for replicated.
+        shard_shape: one device's part of each.
+        reason: why, in words.
+        num_weights: weights that the row stands for.
+        total_bytes: of all of them, each once.
+        bytes_per_device: of all their parts on one device.
+    """
+
+    pattern: str
+    style: str
+    origin: str
+    shape: tuple[int, ...]
+    spec: tuple[str | None, ...]
+    shard_shape: tuple[int, ...]
+    reason: str
+    num_weights: int
+    total_bytes: int
+    bytes_per_device: int
+
+
+@dataclass(frozen=True)
+class ExpectedCollective:
+    """Communication that theory asks of one decode step of one sequence.
+
+    Attributes:
+        kind: "all-reduce" or "all-gather".
+        count: a step.
+        bytes: that one device receives of them a step, in all.
+        reason: where it comes from, in words, such as "one after each row-parallel projection: o_proj in 30 layers".
+    """
+
+    kind: str
+    count: int
+    bytes: int
+    reason: str
+
+
+@dataclass(frozen=True)
 class WeightsPlan:
     """All weights: bytes in all (each once), bytes one device holds, unique parameters, and each tensor."""
 
@@ -87,6 +133,8 @@ class Inspection:
         decode: what one token reads of the weights.
         accelerators: what fits on common devices, one of which each device of the mesh is.
         curve: bytes of the cache by context length, to the longer of the context asked for and the model's own.
+        rules: the table that places the weights, in the order of the model.
+        collectives: what one decode step would have to communicate; empty on one device.
         assumed: fields that a given config left to Transformers' defaults, with the values that those have.
     """
 
@@ -109,4 +157,6 @@ class Inspection:
     decode: DecodeReads
     accelerators: tuple[AcceleratorFit, ...]
     curve: tuple[ContextPoint, ...]
+    rules: tuple[ParallelRule, ...]
+    collectives: tuple[ExpectedCollective, ...]
     assumed: dict[str, int]

@@ -144,6 +144,8 @@ def _inspection(name: str, source: str, anatomy: Anatomy, numbers: _Numbers, ass
         decode=decode,
         accelerators=fit_accelerators(needs, batch_size, length),
         curve=context_curve(needs, batch_size, max(length, anatomy.max_context_len or 1)),
+        rules=(),
+        collectives=(),
         assumed=assumed,
     )
 
