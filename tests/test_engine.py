@@ -109,7 +109,7 @@ def test_step_events_tell_the_story_without_a_cache(engine, tiny_llama):
 def test_generation_stops_at_any_end_of_sequence_token_and_counts_it(engine, tiny_llama, monkeypatch):
     free = engine.generate(request_to(tiny_llama), allow_local=True)
     third = free.token_ids[2]
-    monkeypatch.setattr(engine._model, "eos_token_ids", (third, 9999))
+    monkeypatch.setattr(engine._worker.model, "eos_token_ids", (third, 9999))
     record = engine.generate(request_to(tiny_llama, ignore_eos=False), allow_local=True)
     assert record.finish_reason == "eos"
     assert record.token_ids == free.token_ids[: free.token_ids.index(third) + 1]
@@ -292,7 +292,7 @@ def test_an_unexpected_error_is_logged_and_hides_its_inside(engine, tiny_llama, 
 
 def test_switching_models_frees_the_old_ones_arrays(engine, tiny_llama, tiny_gpt2):
     engine.generate(request_to(tiny_llama), allow_local=True)
-    old = list(engine._model.weights.values())
+    old = list(engine._worker.model.weights.values())
     events = list(engine.submit(request_to(tiny_gpt2), allow_local=True))
     assert any(isinstance(event, LoadingEvent) for event in events)
     assert all(array.is_deleted() for array in old)
@@ -312,7 +312,7 @@ def test_a_finished_run_leaves_no_cache_behind(engine, tiny_llama):
 
 def test_tied_weights_stay_one_array_and_no_weight_stays_in_torch(engine, tiny_gpt2):
     record = engine.generate(request_to(tiny_gpt2), allow_local=True)
-    model = engine._model
+    model = engine._worker.model
     assert model.causal_lm.aliases["lm_head.weight"] == model.causal_lm.aliases["transformer.wte.weight"]
     assert {tensor.device.type for tensor in model.causal_lm.module.parameters()} == {"meta"}
     assert {tensor.device.type for tensor in model.causal_lm.module.buffers()} <= {"meta"}
@@ -324,7 +324,7 @@ def test_two_devices_give_the_same_tokens_as_one(engine, tiny_llama):
     two = engine.generate(request_to(tiny_llama, tensor_parallel=2), allow_local=True)
     assert two.token_ids == one.token_ids
     assert two.environment.mesh.size == 2
-    q_proj = engine._model.weights["model.layers.0.self_attn.q_proj.weight"]
+    q_proj = engine._worker.model.weights["model.layers.0.self_attn.q_proj.weight"]
     assert {shard.data.shape for shard in q_proj.addressable_shards} == {(32, 64)}
     again = engine.generate(request_to(tiny_llama, tensor_parallel=2, seed=3), allow_local=True)
     assert again.summary.num_compiles == 0

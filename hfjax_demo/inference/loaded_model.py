@@ -4,6 +4,7 @@ Knows nothing of how it was loaded (`model_loading`) or of requests.
 """
 
 import gc
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -14,6 +15,7 @@ from hfjax_demo.errors import UnsupportedModelError
 from hfjax_demo.events import ModelFacts
 from hfjax_demo.inference import sharding
 from hfjax_demo.inference.decoding import CausalLM, Weights
+from hfjax_demo.inference.device_mesh import num_memories
 from hfjax_demo.inference.kv_cache import layer_geometry
 from hfjax_demo.inference.model_config import context_len_of, head_counts
 from hfjax_demo.kv_shapes import LayerGeometry
@@ -84,6 +86,11 @@ class LoadedModel:
         return sum(int(array.nbytes) for array in self.weights.values())
 
     @property
+    def held_bytes(self) -> int:
+        """Bytes that the weights take of this host's memory, or of one accelerator's; replicas counted."""
+        return sum(_bytes_per_device(array) for array in self.weights.values()) * num_memories(self.mesh)
+
+    @property
     def max_context_len(self) -> int | None:
         """Positions the model was made for, None where its positions have no end."""
         return context_len_of(self.causal_lm.config)
@@ -122,3 +129,7 @@ class LoadedModel:
                 array.delete()
             self.weights.clear()
             gc.collect()
+
+
+def _bytes_per_device(array: jax.Array) -> int:
+    return math.prod(array.sharding.shard_shape(array.shape)) * array.dtype.itemsize

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
-from hfjax_demo.errors import DeviceError
+from hfjax_demo.inference.device_mesh import MODEL_AXIS
 from hfjax_demo.kv_shapes import LayerGeometry, heads_divide
 
-MODEL_AXIS = "model"
 REPLICATED = PartitionSpec()
 
 COLUMN_PARALLEL = frozenset({"colwise", "colwise_rep", "colwise_gather_output"})
@@ -47,22 +46,6 @@ class HeadCounts:
 
     num_attention_heads: int
     num_kv_heads: int
-
-
-def make_mesh(tensor_parallel: int) -> jax.sharding.Mesh:
-    """A one-axis mesh over the first `tensor_parallel` devices.
-
-    Raises:
-        DeviceError: there are fewer devices.
-    """
-    devices = jax.devices()
-    if tensor_parallel > len(devices):
-        raise DeviceError(
-            f"The tensor-parallel size may be at most the number of devices: {tensor_parallel} were asked for but this "
-            f"process has {len(devices)} ({devices[0].platform}). Use --tensor-parallel {len(devices)} or less, or, on "
-            f"CPU, --devices {tensor_parallel}."
-        )
-    return jax.make_mesh((tensor_parallel,), (MODEL_AXIS,), axis_types=(AxisType.Auto,), devices=devices[:tensor_parallel])
 
 
 def tensor_parallel_plan(module: Any) -> dict[str, str]:
