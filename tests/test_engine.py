@@ -367,17 +367,17 @@ def test_closing_the_engine_stops_everyone_and_refuses_the_next(tiny_llama):
 
 
 def test_loading_can_be_stopped(tiny_llama, monkeypatch):
-    from hfjax_demo.inference import engine as engine_module
+    from hfjax_demo.inference import worker as worker_module
 
     is_loading, may_continue = threading.Event(), threading.Event()
-    find_model = engine_module.find_model
+    find_model = worker_module.find_model
 
     def slow(*arguments):
         is_loading.set()
         may_continue.wait(10)
         return find_model(*arguments)
 
-    monkeypatch.setattr(engine_module, "find_model", slow)
+    monkeypatch.setattr(worker_module, "find_model", slow)
     with InferenceEngine(Settings()) as engine:
         stream = engine.submit(request_to(tiny_llama), allow_local=True)
         assert is_loading.wait(10)

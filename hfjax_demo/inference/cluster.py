@@ -14,7 +14,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
 import jax
@@ -28,6 +28,7 @@ MEET_WITHIN_S = 300.0
 """For every process to arrive: on a cluster, machines are started one after the other."""
 HANDSHAKE_WITHIN_S = 10.0
 LEAVE_WITHIN_S = 5.0
+CONNECT_EVERY_S = 0.2
 BROKEN = 2
 """Exit status of a process whose mesh broke: an expected failure."""
 MAX_ERROR_CHARS = 500
@@ -150,36 +151,17 @@ def gather(settings: Settings) -> Leader:
     Raises:
         ClusterError: the address cannot be listened at, a process is missing, comes twice or differs.
     """
-    followers: dict[int, Channel] = {}
-    deadline = time.monotonic() + MEET_WITHIN_S
     runtime = _free_address(settings)
-    with _listening(settings) as listener:
-        while len(followers) < settings.num_processes - 1:
-            listener.settimeout(max(deadline - time.monotonic(), 0.001))
-            try:
-                connection, _ = listener.accept()
-            except TimeoutError as err:
-                missing = sorted(set(range(1, settings.num_processes)) - followers.keys())
-                raise ClusterError(
-                    f"All {settings.num_processes} processes must come within {MEET_WITHIN_S:.0f} s, but {_listed(missing)} "
-                    f"did not come to {settings.coordinator}. Start each with --coordinator, --num-processes and a "
-                    "--process-id of its own."
-                ) from err
-            channel = Channel(connection)
-            try:
-                hello = channel.receive(HANDSHAKE_WITHIN_S)
-            except LostError:
-                channel.close()  # no process of ours: a port scan, say
-                continue
-            if problem := _problem_with(hello, followers, settings):
-                with contextlib.suppress(LostError):
-                    channel.send(refused=problem)
-                channel.close()
-                raise ClusterError(problem)
-            followers[hello["process_id"]] = channel
-    for channel in followers.values():
-        channel.send(runtime=runtime)
-    _start_runtime(runtime, settings)
+    with contextlib.ExitStack() as where_it_fails:
+        followers: dict[int, Channel] = {}
+        with _listening(settings) as listener:
+            for process_id, channel in _arrivals(listener, followers, settings):
+                followers[process_id] = channel
+                where_it_fails.callback(channel.close)
+        for channel in followers.values():
+            channel.send(runtime=runtime)
+        _start_runtime(runtime, settings)
+        where_it_fails.pop_all()
     return Leader(followers)
 
 
@@ -189,35 +171,68 @@ def join(settings: Settings) -> Channel:
     Raises:
         ClusterError: process 0 is not there, refuses, or goes before all have come.
     """
-    host, port = settings.coordinator_address
+    channel = _connected(settings)
+    with contextlib.ExitStack() as where_it_fails:
+        where_it_fails.callback(channel.close)
+        try:
+            channel.send(process_id=settings.process_id, num_processes=settings.num_processes, versions=installed_versions())
+            answer = channel.receive(MEET_WITHIN_S)
+        except LostError as err:
+            raise ClusterError(
+                f"All {settings.num_processes} processes must meet before any starts, but process 0 at "
+                f"{settings.coordinator} is gone: {err}. Its own output says why."
+            ) from err
+        if "refused" in answer:
+            raise ClusterError(str(answer["refused"])[:MAX_ERROR_CHARS])
+        _start_runtime(str(answer["runtime"]), settings)
+        where_it_fails.pop_all()
+    return channel
+
+
+def _arrivals(listener: socket.socket, arrived: Mapping[int, Channel], settings: Settings) -> Iterator[tuple[int, Channel]]:
+    """Each process that comes and is as it should be, until all of them have `arrived`."""
+    deadline = time.monotonic() + MEET_WITHIN_S
+    while len(arrived) < settings.num_processes - 1:
+        listener.settimeout(max(deadline - time.monotonic(), 0.001))
+        try:
+            channel = Channel(listener.accept()[0])
+        except TimeoutError as err:
+            missing = sorted(set(range(1, settings.num_processes)) - arrived.keys())
+            raise ClusterError(
+                f"All {settings.num_processes} processes must come within {MEET_WITHIN_S:.0f} s, but {_listed(missing)} did "
+                f"not come to {settings.coordinator}. Start each with --coordinator, --num-processes and a --process-id of "
+                "its own."
+            ) from err
+        try:
+            hello = channel.receive(HANDSHAKE_WITHIN_S)
+        except LostError:
+            channel.close()  # no process of ours: a port scan, say
+            continue
+        if problem := _problem_with(hello, arrived, settings):
+            with contextlib.suppress(LostError):
+                channel.send(refused=problem)
+            channel.close()
+            raise ClusterError(problem)
+        yield hello["process_id"], channel
+
+
+def _connected(settings: Settings) -> Channel:
+    """A channel to process 0, which may start later than this one."""
     deadline = time.monotonic() + MEET_WITHIN_S
     while True:
         try:
-            channel = Channel(socket.create_connection((host, port), timeout=HANDSHAKE_WITHIN_S))
-            break
+            return Channel(socket.create_connection(settings.coordinator_address, timeout=HANDSHAKE_WITHIN_S))
         except OSError as err:
             if time.monotonic() > deadline:
                 raise ClusterError(
                     f"Process 0 must listen at {settings.coordinator} within {MEET_WITHIN_S:.0f} s, but it does not "
                     f"({err.strerror or err}). Start it, or correct --coordinator."
                 ) from err
-            time.sleep(0.2)
-    try:
-        channel.send(process_id=settings.process_id, num_processes=settings.num_processes, versions=installed_versions())
-        answer = channel.receive(MEET_WITHIN_S)
-    except LostError as err:
-        raise ClusterError(
-            f"All {settings.num_processes} processes must meet before any starts, but process 0 at {settings.coordinator} "
-            f"is gone: {err}. Its own output says why."
-        ) from err
-    if "refused" in answer:
-        raise ClusterError(str(answer["refused"])[:MAX_ERROR_CHARS])
-    _start_runtime(str(answer["runtime"]), settings)
-    return channel
+            time.sleep(CONNECT_EVERY_S)
 
 
 def _tell_nobody(err: ClusterError) -> None:
-    """Before `watch`."""
+    """Before `Leader.watch`."""
 
 
 def leave(status: int) -> NoReturn:
@@ -227,7 +242,7 @@ def leave(status: int) -> NoReturn:
     os._exit(status)
 
 
-def _problem_with(hello: Message, followers: dict[int, Channel], settings: Settings) -> str | None:
+def _problem_with(hello: Message, arrived: Mapping[int, Channel], settings: Settings) -> str | None:
     process_id, num_processes = hello.get("process_id"), hello.get("num_processes")
     if num_processes != settings.num_processes:
         return (
@@ -239,7 +254,7 @@ def _problem_with(hello: Message, followers: dict[int, Channel], settings: Setti
             f"A process id must be from 1 to {settings.num_processes - 1} beside process 0, but one came as {process_id!r}. "
             "Give each an id of its own with --process-id."
         )
-    if process_id in followers:
+    if process_id in arrived:
         return (
             f"Each process needs an id of its own, but two came as process {process_id} of {num_processes}. Give each an id "
             "of its own with --process-id."

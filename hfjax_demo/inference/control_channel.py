@@ -34,6 +34,7 @@ class Channel:
         self._lines = connection.makefile("rb")
         self._sending = threading.Lock()
         self._is_closed = threading.Event()
+        self._is_started = False
 
     def send(self, **message: Any) -> None:
         """Sends a message; any thread may.
@@ -48,12 +49,13 @@ class Channel:
         except OSError as err:
             raise LostError(f"the connection broke ({err.strerror or err})") from err
 
-    def receive(self, timeout_s: float = SILENT_AFTER_S) -> Message:
-        """Waits for the next message.
+    def receive(self, timeout_s: float | None = None) -> Message:
+        """Waits for the next message, by default as long as an end that is alive may be silent.
 
         Raises:
             LostError: the other end is gone, silent, or sends what is no message.
         """
+        timeout_s = timeout_s or SILENT_AFTER_S
         self._socket.settimeout(timeout_s)
         try:
             line = self._lines.readline(MAX_LINE_BYTES)
@@ -77,6 +79,7 @@ class Channel:
             on_message: given each message; on the reading thread.
             on_lost: told once that the other end is gone, unless `close` was called before.
         """
+        self._is_started = True
         threading.Thread(target=self._read, args=(on_message, on_lost), name="hfjax-channel", daemon=True).start()
         threading.Thread(target=self._say_alive, name="hfjax-alive", daemon=True).start()
 
@@ -86,17 +89,20 @@ class Channel:
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
+        if not self._is_started:
+            self._lines.close()  # else the reading thread does, which may be inside it
 
     def _read(self, on_message: Callable[[Message], None], on_lost: Callable[[LostError], None]) -> None:
-        while True:
-            try:
-                message = self.receive()
-            except LostError as err:
-                if not self._is_closed.is_set():
-                    on_lost(err)
-                return
-            if message:
-                on_message(message)
+        with self._lines:
+            while True:
+                try:
+                    message = self.receive()
+                except LostError as err:
+                    if not self._is_closed.is_set():
+                        on_lost(err)
+                    return
+                if message:
+                    on_message(message)
 
     def _say_alive(self) -> None:
         """Empty messages; that they cannot be sent any more is the reading thread's to notice."""
