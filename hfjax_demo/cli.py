@@ -97,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_model_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--model", default=DEFAULT_MODEL, help="catalog name, Hub id, or local folder or .gguf file")
     command.add_argument("--dtype", default="float32", help=f"of weights and cache: {', '.join(DTYPE_BYTES)}")
-    command.add_argument("--tensor-parallel", type=whole_number, default=1, metavar="T", help="devices to split over")
+    command.add_argument("--tensor-parallel", type=whole_number, metavar="T", help="devices to split over; 1 for no split")
     command.add_argument("--json", action="store_true", help="print one JSON object to stdout")
 
 
@@ -142,7 +142,7 @@ def _run_generate(options: argparse.Namespace) -> int:
         top_p=options.top_p,
         seed=options.seed,
         dtype=options.dtype,
-        tensor_parallel=options.tensor_parallel,
+        tensor_parallel=settings.num_processes if options.tensor_parallel is None else options.tensor_parallel,
         max_cache_len=options.max_cache_len,
     )
     status = _StatusLine()
@@ -192,8 +192,8 @@ def _run_inspect(options: argparse.Namespace) -> int:
     with _library_output_to_stderr() as stdout:
         from hfjax_demo.inference.inspection import inspect_config, inspect_model
 
-        names = ("context_len", "batch_size", "dtype", "tensor_parallel")
-        numbers = {name: getattr(options, name) for name in names}
+        numbers = {name: getattr(options, name) for name in ("context_len", "batch_size", "dtype")}
+        numbers["tensor_parallel"] = 1 if options.tensor_parallel is None else options.tensor_parallel
         if config is None:
             settings = Settings.from_environment()
             inspection = inspect_model(options.model, settings, status.show_stage, allow_local=True, **numbers)

@@ -9,6 +9,7 @@ import pytest
 
 from hfjax_demo.errors import (
     CapacityError,
+    ClusterError,
     DeviceError,
     EngineClosedError,
     InvalidRequestError,
@@ -288,6 +289,27 @@ def test_an_unexpected_error_is_logged_and_hides_its_inside(engine, tiny_llama, 
     assert "ZeroDivisionError" in caplog.text
     monkeypatch.undo()
     assert engine.generate(request_to(tiny_llama), allow_local=True).finish_reason == "length"
+
+
+def test_a_broken_mesh_fails_everyone_who_runs_waits_or_asks_and_refuses_the_next(settings, tiny_llama):
+    """A step that waits for a process that is gone never returns: only another thread can tell those who wait for it."""
+    gone = ClusterError("A mesh needs all its 2 processes, but process 1 is gone: it ended. Start all of them again.")
+    with InferenceEngine(settings) as engine:
+        running = engine.submit(request_to(tiny_llama, max_new_tokens=400), allow_local=True)
+        until_first_step(running)
+        waiting = engine.submit(request_to(tiny_llama), allow_local=True)
+        engine._break(gone)
+        for stream in (running, waiting):
+            with pytest.raises(ClusterError, match="process 1 is gone"):
+                stream.result()
+        with pytest.raises(ClusterError, match="process 1 is gone"):
+            engine.submit(request_to(tiny_llama), allow_local=True)
+        with pytest.raises(ClusterError, match="process 1 is gone"):
+            engine.inspect(tiny_llama, allow_local=True)
+        status = engine.status()
+        assert not status.is_alive
+        assert status.failure == str(gone)
+        assert (status.num_running, status.num_waiting) == (0, 0)
 
 
 def test_switching_models_frees_the_old_ones_arrays(engine, tiny_llama, tiny_gpt2):
