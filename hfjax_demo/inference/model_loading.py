@@ -22,11 +22,11 @@ from hfjax_demo.inference import sharding
 from hfjax_demo.inference.decoding import CausalLM, Weights
 from hfjax_demo.inference.gguf_conversion import convert_gguf, prefer_converted
 from hfjax_demo.inference.loaded_model import LoadedModel, ModelKey
+from hfjax_demo.inference.mesh_layout import MeshLayout
 from hfjax_demo.inference.model_config import (
     build_on_meta,
     check_memory,
     first_line,
-    head_counts,
     load_config,
     quiet_transformers,
     weights_bytes,
@@ -153,8 +153,7 @@ def _load_tokenizer(source: ModelSource) -> Any:
 
 def _move_to_mesh(module: Any, mesh: jax.sharding.Mesh, progress: Progress) -> tuple[CausalLM, Weights]:
     """Moves each parameter and buffer to its devices, leaving a meta tensor in its place; tied ones move once."""
-    plan = sharding.tensor_parallel_plan(module)
-    heads = head_counts(module.config.get_text_config(decoder=True))
+    layout = MeshLayout.of(module, mesh)
     names_of: dict[int, list[str]] = {}
     for name, tensor in _named_tensors(module):
         names_of.setdefault(id(tensor), []).append(name)
@@ -164,12 +163,11 @@ def _move_to_mesh(module: Any, mesh: jax.sharding.Mesh, progress: Progress) -> t
     for names in list(names_of.values()):
         canonical = names[0]
         tensor = _replace_with_meta(module, names)
-        placement = sharding.place_weight(canonical, tensor.shape, plan, heads, mesh.size)
-        weights[canonical] = jax.device_put(_as_numpy(tensor), sharding.named_sharding(mesh, placement.spec))
+        weights[canonical] = jax.device_put(_as_numpy(tensor), layout.weight(canonical, tensor.shape))
         aliases.update(dict.fromkeys(names, canonical))
         progress("moving weights to the mesh", len(weights) / total)
     jax.block_until_ready(list(weights.values()))
-    return CausalLM(module, aliases), weights
+    return CausalLM(module, aliases, layout), weights
 
 
 def _named_tensors(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
