@@ -21,16 +21,15 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hfjax_demo.errors import ModelLoadError
-from hfjax_demo.inference import sharding
 from hfjax_demo.inference.decoding import CausalLM, Weights
 from hfjax_demo.inference.device_mesh import make_mesh, num_memories
 from hfjax_demo.inference.gguf_conversion import convert_gguf, prefer_converted
 from hfjax_demo.inference.loaded_model import LoadedModel, ModelKey
+from hfjax_demo.inference.mesh_layout import MeshLayout
 from hfjax_demo.inference.model_config import (
     build_on_meta,
     check_memory,
     first_line,
-    head_counts,
     load_config,
     quiet_transformers,
     weights_bytes,
@@ -114,10 +113,9 @@ def load_model(found: FoundModel, settings: Settings, progress: Progress) -> Loa
 
 def _bytes_here(module: Any, dtype: str, mesh: jax.sharding.Mesh) -> int:
     """Bytes of a model's weights on this host's devices of a mesh, or on one accelerator; replicas counted."""
-    plan = sharding.tensor_parallel_plan(module)
-    heads = head_counts(module.config.get_text_config(decoder=True))
+    layout = MeshLayout.of(module, mesh)
     per_device = sum(
-        math.prod(sharding.place_weight(name, parameter.shape, plan, heads, mesh.size).shard_shape)
+        math.prod(layout.weight(name, parameter.shape).shard_shape(parameter.shape))
         for name, parameter in module.named_parameters()
     )
     return per_device * DTYPE_BYTES[dtype] * num_memories(mesh)
@@ -167,8 +165,7 @@ def _load_tokenizer(source: ModelSource) -> Any:
 
 def _move_to_mesh(module: Any, dtype: torch.dtype, mesh: jax.sharding.Mesh, progress: Progress) -> tuple[CausalLM, Weights]:
     """Moves each parameter and buffer to its devices, leaving a meta tensor in its place; tied ones move once."""
-    plan = sharding.tensor_parallel_plan(module)
-    heads = head_counts(module.config.get_text_config(decoder=True))
+    layout = MeshLayout.of(module, mesh)
     names_of: dict[int, list[str]] = {}
     for name, tensor in _named_tensors(module):
         names_of.setdefault(id(tensor), []).append(name)
@@ -182,11 +179,10 @@ def _move_to_mesh(module: Any, dtype: torch.dtype, mesh: jax.sharding.Mesh, prog
         tensor = _replace_with_meta(module, names)
         if canonical in is_read and tensor.is_floating_point():
             tensor = tensor.to(torch.float32 if any(exact.search(canonical) for exact in kept_exact) else dtype)
-        placement = sharding.place_weight(canonical, tensor.shape, plan, heads, mesh.size)
-        weights[canonical] = _put(_as_numpy(tensor), sharding.named_sharding(mesh, placement.spec))
+        weights[canonical] = _put(_as_numpy(tensor), layout.weight(canonical, tensor.shape))
         aliases.update(dict.fromkeys(names, canonical))
         progress("moving weights to the mesh", len(weights) / total)
-    return CausalLM(module, aliases), weights
+    return CausalLM(module, aliases, layout), weights
 
 
 def _put(array: np.ndarray, placed: jax.sharding.Sharding) -> jax.Array:
