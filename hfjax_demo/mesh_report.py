@@ -51,13 +51,16 @@ class Collective:
 
     Attributes:
         kind: "all-reduce", "all-gather", "reduce-scatter", "all-to-all" or "collective-permute".
-        count: operations of that kind in the program, each run once a call.
+        count: operations of that kind in the program, each run once a call unless `is_conditional`.
         bytes: what one device receives of them in all, results' bytes added up.
+        is_conditional: whether they stand in a branch, of which a call may take another (sampling has one for greedy and one
+            for drawn tokens), or in a loop, whose turns the program's text does not tell. Counted apart from the others.
     """
 
     kind: str
     count: int
     bytes: int
+    is_conditional: bool = False
 
 
 @dataclass(frozen=True)
