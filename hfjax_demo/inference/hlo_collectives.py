@@ -9,13 +9,11 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 
-from hfjax_demo.mesh_report import Collective
+from hfjax_demo.mesh_report import COLLECTIVE_KINDS, Collective
 
-KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
-
-# "%name = type opcode(operands), ...". An asynchronous operation is a pair of instructions: its "-start" returns the operands
+# "%name = type opcode(operands), ...". An asynchronous operation is a pair of instructions: its "-start" returns operands
 # too, in a form that differs by kind, its "-done" the result alone, so that one is counted.
-_COLLECTIVE = re.compile(rf'^\s*(?:ROOT )?\S+ = ([^"]+?) ({"|".join(KINDS)})(?:-done)?\(')
+_COLLECTIVE = re.compile(rf'^\s*(?:ROOT )?\S+ = ([^"]+?) ({"|".join(COLLECTIVE_KINDS)})(?:-done)?\(')
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
 # How an instruction names the computations that it runs exactly once, or once for each element it reduces. Branches and
 # loops have other words: branch_computations, true_computation, false_computation, body, condition.
@@ -33,8 +31,9 @@ def collectives_in(hlo: str) -> tuple[Collective, ...]:
         hlo: as `Compiled.as_text()` gives it.
 
     Returns:
-        One entry for each kind that runs once a call, in the order of `KINDS`, then one for each that stands in a branch or
-        a loop. Bytes are those of the results on one device; of a combined operation, one that returns a tuple, all of them.
+        One entry for each kind that runs once a call, in the order of `COLLECTIVE_KINDS`, then one for each that stands in
+        a branch or a loop. Bytes are those of the results on one device; of a combined operation, which returns a tuple, all
+        of them.
     """
     found: dict[str, list[_Found]] = defaultdict(list)
     called: dict[str, set[str]] = defaultdict(set)
@@ -67,7 +66,9 @@ def _summed(found: Iterable[_Found], is_conditional: bool) -> Iterable[Collectiv
     sizes: dict[str, list[int]] = defaultdict(list)
     for kind, num_bytes in found:
         sizes[kind].append(num_bytes)
-    return (Collective(kind, len(sizes[kind]), sum(sizes[kind]), is_conditional) for kind in KINDS if kind in sizes)
+    return (
+        Collective(kind, len(sizes[kind]), sum(sizes[kind]), is_conditional) for kind in COLLECTIVE_KINDS if kind in sizes
+    )
 
 
 def _bytes_of(shape: str) -> int:
