@@ -32,6 +32,7 @@ from hfjax_demo.events import (
 )
 from hfjax_demo.flags import add_engine_flags, settings_from, whole_number
 from hfjax_demo.kv_shapes import DTYPE_BYTES
+from hfjax_demo.mesh_report import MeshReport
 from hfjax_demo.plain_json import to_dict
 from hfjax_demo.plan_tables import TABLES
 from hfjax_demo.plan_text import plan_lines
@@ -255,6 +256,23 @@ def _print_summary(record: RunRecord) -> None:
         f"{shape} {summary.kv_bytes / 1e6:.1f} MB · peak memory {summary.peak_rss_bytes / 1e9:.2f} GB",
         file=sys.stderr,
     )
+    if record.mesh is not None:
+        _print_mesh(record.mesh)
+
+
+def _print_mesh(mesh: MeshReport) -> None:
+    """What the run's devices held, and what its last program (in jit, the decode step) communicates."""
+    most = {what: max(getattr(device, what) for device in mesh.devices) for what in ("weights_bytes", "kv_bytes")}
+    line = (
+        f"mesh of {len(mesh.devices)} devices · on each, weights {most['weights_bytes'] / 1e6:.1f} MB, KV cache "
+        f"{most['kv_bytes'] / 1e6:.1f} MB"
+    )
+    if mesh.programs:
+        last = mesh.programs[-1]
+        every_call = [collective for collective in last.collectives if not collective.is_conditional]
+        parts = [f"{each.count} {each.kind} ({each.bytes / 1e3:.1f} kB)" for each in every_call]
+        line += f" · {last.program}: {', '.join(parts) or 'no communication'}"
+    print(line, file=sys.stderr)
 
 
 @contextlib.contextmanager

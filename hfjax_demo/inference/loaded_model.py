@@ -17,6 +17,7 @@ from hfjax_demo.inference import sharding
 from hfjax_demo.inference.decoding import CausalLM, Weights
 from hfjax_demo.inference.device_mesh import num_memories
 from hfjax_demo.inference.kv_cache import layer_geometry
+from hfjax_demo.inference.mesh_reading import PlacedArrays, read_arrays
 from hfjax_demo.inference.model_config import context_len_of, head_counts
 from hfjax_demo.kv_shapes import LayerGeometry
 
@@ -79,6 +80,11 @@ class LoadedModel:
             sharding.named_sharding(self.mesh, sharding.place_kv(layer, self.mesh.size).spec) if layer.holds_kv else None
             for layer in self.geometry
         )
+
+    @cached_property
+    def placed_weights(self) -> PlacedArrays:
+        """How the weights lie on the mesh, read off them once: they stay where they are."""
+        return read_arrays(self.weights.items(), self.mesh)
 
     @property
     def weights_bytes(self) -> int:
