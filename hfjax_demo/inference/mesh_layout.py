@@ -24,7 +24,7 @@ class MeshLayout:
     Attributes:
         mesh: the devices.
         rules: of each weight that a table knows, by its name.
-        gathered: modules (paths) of whose outputs the model needs all on every device -> whether each computes a share of them.
+        gathered: paths of modules whose outputs the model needs whole on every device -> whether each computes a share.
     """
 
     mesh: jax.sharding.Mesh
