@@ -58,6 +58,11 @@ def test_several_processes_give_the_tokens_of_one(model, tokens_of_one_process, 
     assert record.environment.num_processes == num_processes
     assert record.environment.mesh.size == tensor_parallel
     assert record.norms is not None
+    each = tensor_parallel // num_processes
+    assert [device.process for device in record.mesh.devices] == [i for i in range(num_processes) for _ in range(each)]
+    assert len({(device.weights_bytes, device.kv_bytes) for device in record.mesh.devices}) == 1
+    (decode,) = (program for program in record.mesh.programs if program.program.startswith("decode_step"))
+    assert {found.kind: found.count for found in decode.collectives}["all-reduce"] == 2 * 2 + 1  # layers, embedding
 
 
 def test_eager_over_both_is_refused_and_a_follower_that_dies_is_an_error_and_503_and_not_a_hang():

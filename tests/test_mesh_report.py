@@ -6,9 +6,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from hfjax_demo import cli
 from hfjax_demo.inference import programs
+from hfjax_demo.inference.device_mesh import MODEL_AXIS, make_mesh
 from hfjax_demo.inference.inspection import inspect_model
 from hfjax_demo.inference.mesh_reading import read_arrays
-from hfjax_demo.inference.sharding import MODEL_AXIS, make_mesh
 from hfjax_demo.mesh_report import PlacedArray
 from hfjax_demo.requests import GenerationRequest
 from hfjax_demo.ui.run_history import export_json, import_json
@@ -55,7 +55,7 @@ def test_each_device_holds_the_bytes_that_are_told(engine, tiny_llama):
     """Counted over the shards themselves, which the report never touches."""
     record = run(engine, tiny_llama, tensor_parallel=2)
     held = dict.fromkeys(record.environment.mesh.devices, 0)
-    for array in engine._model.weights.values():
+    for array in engine._worker.model.weights.values():
         for shard in array.addressable_shards:
             held[str(shard.device)] += shard.data.nbytes
     assert {device.device: device.weights_bytes for device in record.mesh.devices} == held
@@ -106,7 +106,7 @@ def test_a_real_report_survives_export_and_import_and_is_one_line_on_the_termina
 
 def test_one_device_has_nothing_to_report(engine, tiny_llama):
     assert run(engine, tiny_llama).mesh is None
-    assert engine._programs._collectives == {}
+    assert engine._worker._programs._collectives == {}
 
 
 @pytest.mark.parametrize(
