@@ -42,7 +42,8 @@ def num_memories(mesh: jax.sharding.Mesh) -> int:
 
 def _too_large(tensor_parallel: int) -> str:
     """The rule, the numbers and a way out."""
-    here, processes, platform = jax.local_device_count(), jax.process_count(), jax.default_backend()
+    processes, platform = jax.process_count(), jax.default_backend()
+    here = min(len(jax.local_devices(process)) for process in range(processes))  # as many as each of them has
     asked = f"{tensor_parallel} were asked for but"
     more = f" on CPU, --devices {-(-tensor_parallel // processes)}"
     if processes == 1:
@@ -52,6 +53,6 @@ def _too_large(tensor_parallel: int) -> str:
         )
     return (
         f"The tensor-parallel size may be a multiple of the {processes} processes up to their {here * processes} devices, "
-        f"or at most the {here} of process 0: {asked} each has {here} ({platform}). Use --tensor-parallel "
+        f"or at most those of process 0 alone: {asked} each process has {here} ({platform}). Use --tensor-parallel "
         f"{here * processes}, or,{more} on each process."
     )

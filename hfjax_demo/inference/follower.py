@@ -24,6 +24,9 @@ from hfjax_demo.settings import Settings
 
 logger = logging.getLogger(__name__)
 FAILED = 1
+INTERRUPTED = 130
+"""Exit statuses."""
+MAX_LAST_WORDS = 200
 
 
 def follow(settings: Settings) -> None:
@@ -37,6 +40,17 @@ def follow(settings: Settings) -> None:
     messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
     channel.start(messages.put, lambda err: _leader_is_gone(settings, err))
     worker = Worker(settings)
+    try:
+        _obey(worker, messages, channel, settings.process_id)
+    except KeyboardInterrupt:
+        leave(INTERRUPTED)
+    worker.free()
+    jax.distributed.shutdown()
+    channel.close()
+
+
+def _obey(worker: Worker, messages: "queue.SimpleQueue[Message]", channel: Channel, process_id: int) -> None:
+    """Does what each message says, until one says to quit."""
     commands = _commands(worker)
     while (message := messages.get())["do"] != "quit":
         data = {name: value for name, value in message.items() if name not in ("do", "number")}
@@ -46,13 +60,11 @@ def follow(settings: Settings) -> None:
         except HfJaxDemoError as err:
             error = str(err)
         except Exception as err:
-            logger.exception("process %d could not %s", settings.process_id, message["do"])
-            channel.send(number=0, last_words=f"it failed ({traceback.format_exception_only(err)[-1].strip()[:200]})")
+            logger.exception("process %d could not %s", process_id, message["do"])
+            last_line = traceback.format_exception_only(err)[-1].strip()
+            _answer(channel, number=0, last_words=f"it failed ({last_line[:MAX_LAST_WORDS]})")
             leave(FAILED)
         _answer(channel, number=message["number"], error=error)
-    worker.free()
-    jax.distributed.shutdown()
-    channel.close()
 
 
 def _commands(worker: Worker) -> dict[str, Callable[..., Any]]:

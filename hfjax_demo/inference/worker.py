@@ -90,7 +90,11 @@ class Worker:
             self._programs = Programs(model.causal_lm, model.mesh, model.kv_shardings)
         generation = Generation(request, model, self._programs, self._settings, on_compile)
         if told := self._tell_others(model.key, "start", name=name, request=request.to_dict()):
-            self._wait_for_others(told, lambda: None)
+            try:
+                self._wait_for_others(told, lambda: None)
+            except ClusterError:
+                self._release(model.key, "end", name=name)  # where it did start
+                raise
         self._generations[name] = generation
         return generation
 
