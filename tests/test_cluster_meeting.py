@@ -8,9 +8,10 @@ import pytest
 
 from hfjax_demo.errors import ClusterError, InvalidRequestError
 from hfjax_demo.inference import cluster
-from hfjax_demo.inference.cluster import Leader, gather, join
+from hfjax_demo.inference.cluster import gather, join
 from hfjax_demo.inference.control_channel import Channel
 from hfjax_demo.inference.environment import installed_versions
+from hfjax_demo.inference.leader import Leader
 from hfjax_demo.settings import Settings
 from tests.served_app import free_port
 
@@ -34,7 +35,7 @@ def processes(num_processes):
 def meeting(leader, *followers):
     """What `gather` and each `join` end with: an answer or a ClusterError."""
     with ThreadPoolExecutor(len(followers) + 1) as pool:
-        futures = [pool.submit(gather, leader), *(pool.submit(join, follower) for follower in followers)]
+        futures = [pool.submit(lambda: Leader(gather(leader))), *(pool.submit(join, follower) for follower in followers)]
         return [future.exception() or future.result() for future in futures]
 
 
@@ -114,8 +115,8 @@ def test_a_stranger_that_knocks_is_ignored():
 
     with ThreadPoolExecutor(2) as pool:
         leader, follower = pool.submit(gather, first), pool.submit(knock_then_join)
-        closed(leader.result(), follower.result())
-    assert leader.result().num_processes == 2
+        closed(Leader(leader.result()), follower.result())
+    assert leader.result().keys() == {1}
 
 
 def test_what_another_process_could_not_do_is_said_with_its_id():

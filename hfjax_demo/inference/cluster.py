@@ -1,21 +1,17 @@
-"""Several processes, on one machine or many, that form one mesh: how they meet, and how the first leads the others.
+"""Several processes, on one machine or many, meet to form one mesh.
 
 Process 0 listens at the coordinator's address. The others come, are checked (same versions, same numbers), and all start
-JAX's own distributed runtime together. From then on process 0 tells the others what to do before it does the same itself:
-programs over a mesh of all must run in the same order everywhere. A process that ends would leave the others inside a
-collective that never returns, so it is noticed here and not there. Knows nothing of models or requests.
+JAX's own distributed runtime together. What differs is told on both sides before JAX could fail at it. Knows nothing of what
+they do together (`leader`, `follower`).
 """
 
-import atexit
 import contextlib
-import functools
 import os
 import socket
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NoReturn
+from collections.abc import Iterator, Mapping
+from typing import NoReturn
 
 import jax
 
@@ -27,126 +23,17 @@ from hfjax_demo.settings import Settings
 MEET_WITHIN_S = 300.0
 """For every process to arrive: on a cluster, machines are started one after the other."""
 HANDSHAKE_WITHIN_S = 10.0
-LEAVE_WITHIN_S = 5.0
 CONNECT_EVERY_S = 0.2
 BROKEN = 2
 """Exit status of a process whose mesh broke: an expected failure."""
 MAX_ERROR_CHARS = 500
 
 
-class Leader:
-    """Process 0's side: tells the others what to do, waits for their word, and notices when one is gone."""
-
-    def __init__(self, followers: dict[int, Channel]) -> None:
-        """Takes the channels by process id; `watch` starts reading them."""
-        self._followers = followers
-        self._numbers = 0
-        self._answered = threading.Condition()
-        self._answers: dict[int, Message] = {}
-        self._gone: set[int] = set()
-        self._is_closing = False
-        self._broken: ClusterError | None = None
-        self._on_broken: Callable[[ClusterError], None] = _tell_nobody
-
-    @property
-    def num_processes(self) -> int:
-        """All of them, this one included."""
-        return len(self._followers) + 1
-
-    def watch(self, on_broken: Callable[[ClusterError], None]) -> None:
-        """Starts to listen to the others; `on_broken` is told once, on another thread, when one of them is gone."""
-        self._on_broken = on_broken
-        for process_id, channel in self._followers.items():
-            channel.start(functools.partial(self._hear, process_id), functools.partial(self._lose, process_id))
-
-    def tell(self, do: str, **data: Any) -> int:
-        """Tells every other process to `do` something, and returns the number to wait for.
-
-        Raises:
-            ClusterError: one of them is gone.
-        """
-        self._numbers += 1
-        for process_id, channel in self._followers.items():
-            try:
-                channel.send(do=do, number=self._numbers, **data)
-            except LostError as err:
-                self._lose(process_id, err)
-        self._check()
-        return self._numbers
-
-    def wait(self, number: int, while_waiting: Callable[[], None]) -> None:
-        """Waits until every other process has done what it was told under `number`.
-
-        Args:
-            number: what `tell` returned.
-            while_waiting: called ten times a second; may raise to give up waiting.
-
-        Raises:
-            ClusterError: one of them could not do it, or is gone.
-        """
-        with self._answered:
-            while any(self._answers.get(process_id, {}).get("number", 0) < number for process_id in self._followers):
-                self._check()
-                while_waiting()
-                self._answered.wait(0.1)
-            for process_id, answer in self._answers.items():
-                if answer["number"] == number and answer.get("error"):
-                    raise ClusterError(
-                        f"Every process of a mesh must do the same, but process {process_id} of {self.num_processes} could "
-                        f"not: {answer['error']}"
-                    )
-
-    def verdict(self, within_s: float) -> ClusterError | None:
-        """Why the mesh is broken, if that is known in so many seconds: a collective may fail before its cause is seen."""
-        with self._answered:
-            self._answered.wait_for(lambda: self._broken is not None, within_s)
-        return self._broken
-
-    def close(self) -> None:
-        """Tells the others to end, waits a little until they have, and leaves JAX's runtime.
-
-        Where one was lost before, this process ends without JAX's own teardown, which would wait for it.
-        """
-        self._is_closing = self._broken is None
-        with contextlib.suppress(ClusterError):
-            self.tell("quit")
-        if self._is_closing:
-            with self._answered:
-                self._answered.wait_for(lambda: len(self._gone) == len(self._followers), LEAVE_WITHIN_S)
-        for channel in self._followers.values():
-            channel.close()
-        if self._is_closing:
-            jax.distributed.shutdown()
-        else:
-            atexit.register(leave, BROKEN)
-
-    def _check(self) -> None:
-        if self._broken is not None:
-            raise self._broken
-
-    def _hear(self, process_id: int, message: Message) -> None:
-        with self._answered:
-            self._answers[process_id] = message
-            self._answered.notify_all()
-
-    def _lose(self, process_id: int, how: LostError) -> None:
-        last_words = self._answers.get(process_id, {}).get("last_words", "")
-        err = ClusterError(
-            f"A mesh needs all its {self.num_processes} processes, but process {process_id} is gone: "
-            f"{last_words or how}. Start all of them again."
-        )
-        with self._answered:
-            self._gone.add(process_id)
-            is_news = self._broken is None and not self._is_closing
-            if is_news:
-                self._broken = err
-            self._answered.notify_all()
-        if is_news:
-            self._on_broken(err)
-
-
-def gather(settings: Settings) -> Leader:
+def gather(settings: Settings) -> dict[int, Channel]:
     """Process 0: waits for the others, checks them, and starts JAX's runtime with them.
+
+    Returns:
+        A channel to each, by process id.
 
     Raises:
         ClusterError: the address cannot be listened at, a process is missing, comes twice or differs.
@@ -158,11 +45,17 @@ def gather(settings: Settings) -> Leader:
             for process_id, channel in _arrivals(listener, followers, settings):
                 followers[process_id] = channel
                 where_it_fails.callback(channel.close)
-        for channel in followers.values():
-            channel.send(runtime=runtime)
+        for process_id, channel in followers.items():
+            try:
+                channel.send(runtime=runtime)
+            except LostError as err:
+                raise ClusterError(
+                    f"All {settings.num_processes} processes must meet before any starts, but process {process_id} came and "
+                    f"is gone: {err}. Its own output says why; start all again."
+                ) from err
         _start_runtime(runtime, settings)
         where_it_fails.pop_all()
-    return Leader(followers)
+    return followers
 
 
 def join(settings: Settings) -> Channel:
@@ -229,10 +122,6 @@ def _connected(settings: Settings) -> Channel:
                     f"({err.strerror or err}). Start it, or correct --coordinator."
                 ) from err
             time.sleep(CONNECT_EVERY_S)
-
-
-def _tell_nobody(err: ClusterError) -> None:
-    """Before `Leader.watch`."""
 
 
 def leave(status: int) -> NoReturn:

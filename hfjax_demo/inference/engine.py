@@ -34,12 +34,13 @@ from hfjax_demo.events import (
     RunRecord,
 )
 from hfjax_demo.inference import memory
-from hfjax_demo.inference.cluster import Leader, gather
+from hfjax_demo.inference.cluster import gather
 from hfjax_demo.inference.device_mesh import make_mesh
 from hfjax_demo.inference.environment import configure_devices, environment_facts
 from hfjax_demo.inference.event_stream import INTERNAL_ERROR, EventStream, Job
 from hfjax_demo.inference.generation import Generation
 from hfjax_demo.inference.inspection import inspect_config, inspect_model
+from hfjax_demo.inference.leader import Leader
 from hfjax_demo.inference.loaded_model import ModelKey
 from hfjax_demo.inference.model_sources import catalog_status
 from hfjax_demo.inference.worker import Worker
@@ -72,7 +73,7 @@ class InferenceEngine:
         """
         self.settings = settings or Settings()
         configure_devices(self.settings.devices)
-        self._leader: Leader | None = gather(self.settings) if self.settings.num_processes > 1 else None
+        self._leader = Leader(gather(self.settings)) if self.settings.num_processes > 1 else None
         self._ids = itertools.count(1)
         self._waiting: deque[Job] = deque()
         self._running: list[Job] = []

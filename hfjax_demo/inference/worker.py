@@ -12,9 +12,9 @@ from typing import Any
 
 from hfjax_demo.errors import ClusterError, InvalidRequestError
 from hfjax_demo.events import CompilingEvent, RunRecord, StepEvent
-from hfjax_demo.inference.cluster import Leader
 from hfjax_demo.inference.device_mesh import spans_processes
 from hfjax_demo.inference.generation import Generation
+from hfjax_demo.inference.leader import Leader
 from hfjax_demo.inference.loaded_model import LoadedModel, ModelKey
 from hfjax_demo.inference.model_files import Progress
 from hfjax_demo.inference.model_loading import find_model, load_model
