@@ -25,16 +25,19 @@ OWN_PLAN = "the model's own plan"
 OUR_PLAN = "our table"
 NO_RULE = "no rule"
 
-ROW_SUM = "row-parallel projection"
-EXPERT_SUM = "layer of experts"
-COLUMN_GATHER = "column-parallel projection whose outputs are needed whole"
-EXPERT_GATHER = "layer of experts, of gates and ups"
-LOOKUP_SUM = "embedding lookup"
-HEAD_GATHER = "output layer, of the logits"
+ROW_SUM = "one after each row-parallel projection"
+EXPERT_SUM = "one after each layer of experts, of the outputs of those a token passes through"
+COLUMN_GATHER = "one after each projection of which every device needs all outputs"
+EXPERT_GATHER = "one in each layer of experts, of gates and ups of those a token passes through"
+LOOKUP_SUM = "one after the lookup in the embedding"
+HEAD_GATHER = "one after the output layer, of the logits"
 """What an exchange follows."""
 
 GATHERS = frozenset({COLUMN_GATHER, EXPERT_GATHER})
 """After these the model's own code needs all outputs on every device."""
+
+NAMELESS = frozenset({LOOKUP_SUM, HEAD_GATHER})
+"""Of these a model has one, so that no name is needed beside it."""
 
 _ATTENTION = r"(?:self_attn|self_attention|attn|attention)"
 OUR_TABLE = (
@@ -58,7 +61,7 @@ _ON_ROWS = frozenset({"rowwise", "rowwise_rep", "rowwise_split_input"})
 _ON_LAST = frozenset({"packed_rowwise", "embedding_colwise"})
 _ON_VOCABULARY = frozenset({"embedding_rowwise", "vocab_parallel_rowwise"})
 _WHOLE = {
-    "replicated_with_grad_allreduce": "a norm of each head, small",
+    "replicated_with_grad_allreduce": "a norm of each head, small, and the same for all",
     "mla_kv_a_proj": "it makes the latent that all heads read, so every device needs all of it",
 }
 
@@ -113,7 +116,7 @@ class _Weight:
 
 
 def read_rules(module: Any) -> dict[str, WeightRule]:
-    """The rule of each parameter of a Transformers model that a table knows, by its name (a tied one under its first).
+    """The rule of each parameter of a Transformers model, by its name (a tied one under its first).
 
     Args:
         module: its parameters may be on "meta".
@@ -123,6 +126,7 @@ def read_rules(module: Any) -> dict[str, WeightRule]:
     plan: dict[str, str] = {}
     if isinstance(base_plan, Mapping):
         plan = {f"{module.base_model_prefix}.{name}": style for name, style in base_plan.items()}
+    unknown = "the model's own plan does not split it" if plan else "our table does not know it"
     has_plan = bool(plan)
     if isinstance(head_plan := type(module)._tp_plan, Mapping):
         plan |= head_plan
@@ -136,6 +140,10 @@ def read_rules(module: Any) -> dict[str, WeightRule]:
             style = "embedding_rowwise"
         if style is not None:
             rules[name] = _rule_of(weight, style, origin, config)
+        elif "Norm" in type(weight.part).__name__:
+            rules[name] = WeightRule(REPLICATED, OUR_PLAN, None, (), "a norm, small, and each device needs all of it")
+        else:
+            rules[name] = WeightRule(REPLICATED, NO_RULE, None, (), unknown)
     return rules
 
 
@@ -189,8 +197,8 @@ def _vocabulary_rule(weight: _Weight, origin: str) -> WeightRule:
     if weight.is_output:
         if not weight.is_bias:
             exchanges.append(Exchange("all-gather", weight.shape[0], HEAD_GATHER))
-        share = "as the output layer too, it computes its share of the logits" if parts else "each device computes its share"
-        parts.append(f"{share}; one all-gather joins them")
+        subject = "as the output layer too, it" if parts else "each device"
+        parts.append(f"{subject} computes its share of the logits; one all-gather joins them")
     reason = f"{VOCABULARY}: {'; '.join(parts)}"
     return WeightRule(VOCABULARY, origin, 0, ((weight.shape[0], "tokens of the vocabulary"),), reason, tuple(exchanges))
 

@@ -4,6 +4,7 @@ One mesh axis, tensor parallelism. Whatever does not divide is replicated, and t
 functions of shapes and rules; knows nothing of how weights are loaded.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -38,6 +39,11 @@ class Placement:
         """Whether the mesh divides it."""
         return MODEL_AXIS in self.spec
 
+    @property
+    def num_elements(self) -> int:
+        """Numbers in one device's part."""
+        return math.prod(self.shard_shape)
+
 
 def make_mesh(tensor_parallel: int) -> jax.sharding.Mesh:
     """A one-axis mesh over the first `tensor_parallel` devices.
@@ -60,14 +66,14 @@ def place_weight(shape: Sequence[int], rule: WeightRule | None, parts: int) -> P
 
     Args:
         shape: of the whole array.
-        rule: see `parallel_rules.read_rules`; None where no table knows it.
+        rule: see `parallel_rules.read_rules`; None for a buffer.
         parts: devices of the mesh.
     """
     shape = tuple(shape)
     if parts == 1:
         return Placement((), shape, "one device holds everything")
     if rule is None:
-        return Placement((), shape, "replicated: small, or no table knows how to split it")
+        return Placement((), shape, "replicated: a buffer, no weight")
     if rule.axis is None:
         return Placement((), shape, f"replicated: {rule.reason}")
     for count, what in rule.units:
