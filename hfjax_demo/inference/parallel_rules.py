@@ -44,15 +44,17 @@ OUR_TABLE = (
     (rf"{_ATTENTION}\.(?:q_proj|k_proj|v_proj|query|key|value|sinks)", "colwise"),
     (rf"{_ATTENTION}\.(?:c_attn|query_key_value|qkv_proj|Wqkv)", "colwise"),
     (rf"{_ATTENTION}\.(?:o_proj|out_proj|c_proj|dense)", "rowwise"),
+    (r"attention\.self\.(?:query|key|value)", "colwise"),
+    (r"attention\.output\.dense", "rowwise"),
     (r"mlp\.experts\.gate_up_proj(?:_bias)?", "packed_rowwise"),
     (r"mlp\.experts\.down_proj", "colwise"),
-    (r"(?:gate_proj|up_proj|fc1|fc_in|c_fc|dense_h_to_4h)", "colwise"),
-    (r"(?:down_proj|fc2|fc_out|mlp\.c_proj|dense_4h_to_h)", "rowwise"),
+    (r"(?:gate_proj|up_proj|fc1|fc_in|c_fc|dense_h_to_4h|intermediate\.dense|feed_forward\.w[13])", "colwise"),
+    (r"(?:down_proj|fc2|fc_out|mlp\.c_proj|dense_4h_to_h|output\.dense|feed_forward\.w2)", "rowwise"),
 )
 """How a weight's name ends, without ".weight" or ".bias" -> parallel style, in the words of Transformers' own plans.
 
 For models without a plan, such as GPT-2, OPT, Bloom, StableLM, Falcon, GPT-J, GPT-Neo, CodeGen, GPT-BigCode, XGLM, BioGPT,
-Persimmon, MPT and GPT-OSS (whose experts are [experts, in, out]).
+Persimmon, MPT, BERT and GPT-OSS (whose experts are [experts, in, out]).
 """
 
 _GATHERED = frozenset({"colwise_rep", "colwise_gather_output", "packed_colwise", "packed_rowwise", "embedding_colwise"})
@@ -122,20 +124,16 @@ def read_rules(module: Any) -> dict[str, WeightRule]:
         module: its parameters may be on "meta".
     """
     config = module.config.get_text_config(decoder=True)
-    base_plan = getattr(config, "base_model_tp_plan", None)
-    plan: dict[str, str] = {}
-    if isinstance(base_plan, Mapping):
-        plan = {f"{module.base_model_prefix}.{name}": style for name, style in base_plan.items()}
-    unknown = "the model's own plan does not split it" if plan else "our table does not know it"
-    has_plan = bool(plan)
-    if isinstance(head_plan := type(module)._tp_plan, Mapping):
-        plan |= head_plan
+    layers_plan = _layers_plan(module, config)
+    head_plan = type(module)._tp_plan
+    plan = layers_plan | (dict(head_plan) if isinstance(head_plan, Mapping) else {})
+    unknown = "the model's own plan does not split it" if layers_plan else "our table does not know it"
     rules = {}
     for name, parameter in module.named_parameters():
         weight = _weight_of(module, name, parameter)
         style, origin = _style_in(plan, name), OWN_PLAN
         if style is None:
-            style, origin = None if has_plan else _style_in_our_table(weight.path), OUR_PLAN
+            style, origin = None if layers_plan else _style_in_our_table(weight.path), OUR_PLAN
         if style is None and (weight.is_input or weight.is_output):
             style = "embedding_rowwise"
         if style is not None:
@@ -145,6 +143,17 @@ def read_rules(module: Any) -> dict[str, WeightRule]:
         else:
             rules[name] = WeightRule(REPLICATED, NO_RULE, None, (), unknown)
     return rules
+
+
+def _layers_plan(module: Any, config: Any) -> dict[str, str]:
+    """The plan of the text model's own parts, which stand beside its embedding: in a multimodal model not at the base."""
+    plan = getattr(config, "base_model_tp_plan", None)
+    if not isinstance(plan, Mapping):
+        return {}
+    embedding = module.get_input_embeddings()
+    path = next((path for path, part in module.named_modules() if part is embedding), f"{module.base_model_prefix}.")
+    base = path.rpartition(".")[0]
+    return {f"{base}.{name}" if base else name: style for name, style in plan.items()}
 
 
 def _weight_of(module: Any, name: str, parameter: torch.nn.Parameter) -> _Weight:
