@@ -65,7 +65,8 @@ def test_what_no_device_holds_is_said_with_the_numbers(capsys):
     text = output(capsys, "inspect", "--model", "DeepSeek-V3", "--dtype", "bfloat16", "--tensor-parallel", "2")
     assert "no: weights need 13" in text
     assert "one latent for all heads: 71.1 x less" in text
-    assert "are not split: every device has them whole" in text
+    gpt2 = output(capsys, "inspect", "--model", "GPT-2", "--tensor-parallel", "4")
+    assert "are not split: every device has them whole" in gpt2
 
 
 @pytest.mark.parametrize("name", TABLES)
