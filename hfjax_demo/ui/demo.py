@@ -67,9 +67,9 @@ def build_demo(engine: "InferenceEngine") -> gr.Blocks:
             with gr.Tab("History", id="history") as history_page:
                 create_history_tab(history).connect(history_page)
         create_api(engine)
-        ended = [generate_tab.finished, compare_tab.start_after(compare_tab.compare_button.click)]
-        ended.append(_connect_compare(engine.settings, generate_tab, compare_tab, tabs))
-        device_news = [demo.load, gr.Timer(DEVICE_LINE_EVERY_S).tick, *(event.then for event in ended)]
+        _connect_compare(engine.settings, generate_tab, compare_tab, tabs)
+        ended = [generate_tab.finished.then, compare_tab.finished.then]
+        device_news = [demo.load, gr.Timer(DEVICE_LINE_EVERY_S).tick, *ended]
         for listen in device_news:
             listen(lambda: device_html(engine.status()), None, [device_line], **AT_ONCE)
         _connect_link(demo, generate_tab, compare_tab, tabs)
@@ -97,9 +97,7 @@ def device_words(status: EngineStatus) -> str:
     return f"{where} · {what} · memory {readable_bytes(status.rss_bytes)}{waiting} · v{__version__}"
 
 
-def _connect_compare(
-    settings: Settings, generate_tab: GenerateTab, compare_tab: CompareTab, tabs: gr.Tabs
-) -> gr.events.Dependency:
+def _connect_compare(settings: Settings, generate_tab: GenerateTab, compare_tab: CompareTab, tabs: gr.Tabs) -> None:
     """The button "Compare both" takes the Generate tab's inputs along, opens the Compare tab and starts it."""
 
     def carried(values: Sequence[Any]) -> dict[str, Any]:
@@ -107,17 +105,16 @@ def _connect_compare(
         return fields | {"max_new_tokens": min(fields["max_new_tokens"], MAX_TOKENS_FROM_GENERATE)}
 
     def on_validate(*values: Any) -> list[dict[str, Any]]:
-        return check(list(carried(values).values()), settings)
+        return [*check(list(carried(values[:-1]).values()), settings), gr.validate(True, "")]
 
     def on_take(*values: Any) -> list[Any]:
-        fields = carried(values)
-        return [*(fields[name] for name in SHARED_FIELDS), gr.Tabs(selected="compare")]
+        *given, asked = values
+        fields = carried(given)
+        return [*(fields[name] for name in SHARED_FIELDS), gr.Tabs(selected="compare"), asked + 1]
 
-    outputs = [*(compare_tab.inputs.by_field[name] for name in SHARED_FIELDS), tabs]
-    taken = generate_tab.compare_button.click(
-        on_take, generate_tab.inputs.components, outputs, validator=on_validate, **AT_ONCE
-    )
-    return compare_tab.start_after(taken.success)
+    outputs = [*(compare_tab.inputs.by_field[name] for name in SHARED_FIELDS), tabs, compare_tab.asked]
+    inputs = [*generate_tab.inputs.components, compare_tab.asked]
+    generate_tab.compare_button.click(on_take, inputs, outputs, validator=on_validate, **AT_ONCE)
 
 
 def _connect_link(demo: gr.Blocks, generate_tab: GenerateTab, compare_tab: CompareTab, tabs: gr.Tabs) -> None:

@@ -79,18 +79,27 @@ def create_kv_cache_tab(engine: "InferenceEngine", history: gr.State) -> KVCache
             names = [name, other] if other and other != name else [name]
             return [panel_value(_view(names, history, recorded)), _table(names, history, recorded)]
 
-    def on_history(history: RunHistory, name: str, other: str) -> list[Any]:
+    def on_history(history: RunHistory, name: str, other: str, moved: int) -> list[Any]:
         with page_errors():
             names = pick_two(history, name, other)
             choices = [*((name, name) for name in RECORDED), *((run.label, run.name) for run in reversed(history.runs))]
-            lists = (
+            return [
                 gr.Dropdown(choices=choices, value=names[0]),
                 gr.Dropdown(choices=[NONE_BESIDE, *choices], value=names[1] if len(names) > 1 else ""),
-            )
-            return [*lists, panel_value(_view(names, history, recorded)), _table(names, history, recorded)]
+                moved + 1,
+            ]
 
-    gr.on([run.input, beside.input], on_pick, [history, run, beside], [replay, table], **QUIET)
-    history.change(on_history, [history, run, beside], [run, beside, replay, table], **AT_ONCE)
+    # Whoever picked, the visitor or a new run, one handler draws, and the last pick is the one that stays on view.
+    moved = gr.State(0)
+    history.change(on_history, [history, run, beside, moved], [run, beside, moved], **AT_ONCE)
+    gr.on(
+        [run.input, beside.input, moved.change],
+        on_pick,
+        [history, run, beside],
+        [replay, table],
+        trigger_mode="always_last",
+        **QUIET,
+    )
     return KVCacheTab(plan)
 
 
