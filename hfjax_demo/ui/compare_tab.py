@@ -39,18 +39,25 @@ class CompareTab:
     Attributes:
         inputs: of both requests; mode and cache are the baseline's.
         compare_button: starts a comparison; to be made interactive once the inputs hold what the page's address says.
-        asked: state that counts how often another tab asked for a comparison; a change of it starts one.
         finished: the event after which the device line may have changed.
     """
 
     inputs: RequestInputs
     compare_button: gr.Button
-    asked: gr.State
     finished: gr.events.Dependency
 
 
-def create_compare_tab(engine: "InferenceEngine", statuses: dict[str, str], history: gr.State) -> CompareTab:
-    """Builds the tab inside the current Blocks; arguments as `create_generate_tab`'s."""
+def create_compare_tab(
+    engine: "InferenceEngine", statuses: dict[str, str], history: gr.State, asked: gr.State
+) -> CompareTab:
+    """Builds the tab inside the current Blocks.
+
+    Args:
+        engine: serves the requests.
+        statuses: where each catalog model is.
+        history: state that holds the visit's `RunHistory`.
+        asked: state that counts how often another tab asked for a comparison; a change of it starts one; outside all tabs.
+    """
     with gr.Row(equal_height=False):
         with gr.Column(min_width=300):
             by_field = request_inputs.create_prompt_inputs(engine.settings, statuses, "compare-")
@@ -88,7 +95,6 @@ def create_compare_tab(engine: "InferenceEngine", statuses: dict[str, str], hist
 
     # One handler for both ways to start: while a comparison runs, another request for one is left alone, and two never
     # stream into the same panels. Only the panels change meanwhile: what is needed once, at the end, has its own handlers.
-    asked = gr.State(0)
     ended = gr.on(
         [start.click, asked.change],
         on_compare,
@@ -104,7 +110,7 @@ def create_compare_tab(engine: "InferenceEngine", statuses: dict[str, str], hist
     run_id.change(_cleared, [run_id], [verdict, plot, table_box], **AT_ONCE)
     connect_stop(engine, stop, run_id)
     request_inputs.connect_chat(by_field)
-    return CompareTab(fields, start, asked, kept)
+    return CompareTab(fields, start, kept)
 
 
 HINT = (

@@ -13,7 +13,7 @@ import gradio as gr
 
 from hfjax_demo.events import RunRecord
 from hfjax_demo.plain_json import from_dict
-from hfjax_demo.ui.components import ASSETS, AT_ONCE, QUIET, csv_link, kv_replay, panel_value, table_html, text_html
+from hfjax_demo.ui.components import ASSETS, QUIET, csv_link, kv_replay, panel_value, table_html, text_html
 from hfjax_demo.ui.kv_replay_view import replay_view, steps_table
 from hfjax_demo.ui.norms_section import create_norms_section
 from hfjax_demo.ui.plan_section import PlanSection, create_plan_section
@@ -44,12 +44,13 @@ class KVCacheTab:
     plan: PlanSection
 
 
-def create_kv_cache_tab(engine: "InferenceEngine", history: gr.State) -> KVCacheTab:
+def create_kv_cache_tab(engine: "InferenceEngine", history: gr.State, moved: gr.State) -> KVCacheTab:
     """Builds the tab inside the current Blocks.
 
     Args:
         engine: answers plans.
         history: state that holds the visit's `RunHistory`.
+        moved: state that counts how often a new run was picked for the visitor; outside all tabs.
     """
     recorded = load_recorded_runs()
     first, second = RECORDED
@@ -90,8 +91,7 @@ def create_kv_cache_tab(engine: "InferenceEngine", history: gr.State) -> KVCache
             ]
 
     # Whoever picked, the visitor or a new run, one handler draws, and the last pick is the one that stays on view.
-    moved = gr.State(0)
-    history.change(on_history, [history, run, beside, moved], [run, beside, moved], **AT_ONCE)
+    history.change(on_history, [history, run, beside, moved], [run, beside, moved], **QUIET)
     gr.on(
         [run.input, beside.input, moved.change],
         on_pick,

@@ -214,6 +214,7 @@ def test_compare_both_takes_the_prompt_along_and_a_second_press_starts_no_second
     page = open_page(SHORT.replace("max_new_tokens=6", "max_new_tokens=3"))
     pages.button(page, "Compare both").click()
     page.get_by_role("tab", name="Compare", exact=True, selected=True).wait_for()
+    expect(page.locator("#left-run .run-prompt")).to_have_text("The capital of France is")
     pages.button(page, "Compare").click()
     page.locator("#verdict .verdict").wait_for(timeout=pages.RUN_WITHIN_MS)
     assert text_of(page, "#left-run").startswith("The capital of France is")
