@@ -37,7 +37,7 @@ from hfjax_demo.inference.model_loading import find_model, load_model
 from hfjax_demo.inference.model_sources import catalog_status
 from hfjax_demo.inference.programs import Programs
 from hfjax_demo.inference.sharding import make_mesh
-from hfjax_demo.limits import check_limits
+from hfjax_demo.limits import check_devices, check_limits
 from hfjax_demo.model_plan import Inspection
 from hfjax_demo.requests import CacheKind, GenerationRequest
 from hfjax_demo.settings import Settings
@@ -96,11 +96,13 @@ class InferenceEngine:
 
         Raises:
             InvalidRequestError: the request is over one of the operator's limits (a visitor's only: `allow_local` is the
-                operator's own command line), or as many requests wait already as the settings allow.
+                operator's own command line), asks for more devices than there are, or as many requests wait already as the
+                settings allow.
             EngineClosedError: the engine was closed.
         """
         if not allow_local:
             check_limits(request, self.settings)
+        check_devices(request, self._environment)
         job = Job(f"run-{next(self._ids)}", request, allow_local)
         with self._changed:
             self._check_open()
@@ -246,6 +248,7 @@ class InferenceEngine:
     def _prepare(self, job: Job) -> Generation:
         if job.stop_requested.is_set():
             raise _StoppedError
+        check_devices(job.request, self._environment)  # a request may have come before JAX was up
         entry = find_in_catalog(job.request.model)
         name = entry.name if entry else job.request.model
         key = ModelKey(name, job.request.dtype, job.request.tensor_parallel, job.allow_local)

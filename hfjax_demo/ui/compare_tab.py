@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from hfjax_demo.comparison import Comparison, compare_runs
-from hfjax_demo.events import RunRecord
+from hfjax_demo.events import EnvironmentFacts, RunRecord
 from hfjax_demo.plots.race import race, race_table
 from hfjax_demo.requests import GenerationRequest
 from hfjax_demo.settings import Settings
@@ -61,7 +61,7 @@ def create_compare_tab(engine: "InferenceEngine", statuses: dict[str, str], hist
             with gr.Accordion("Sampling", open=False):
                 by_field |= request_inputs.create_sampling_inputs()
             with gr.Accordion("dtype, devices, cache size", open=False):
-                by_field |= request_inputs.create_placement_inputs()
+                by_field |= request_inputs.create_placement_inputs("compare-")
     verdict = gr.HTML(text_html(HINT, class_name="explanation"), elem_id="verdict")
     with gr.Row(equal_height=False):
         with gr.Column(min_width=300):
@@ -81,7 +81,7 @@ def create_compare_tab(engine: "InferenceEngine", statuses: dict[str, str], hist
                 yield {streamed[name]: value for name, value in update.items()}
 
     def on_validate(*values: Any) -> list[dict[str, Any]]:
-        return check_both(values, engine.settings)
+        return check_both(values, engine.settings, engine.status().environment)
 
     def start_after(listen: Callable[..., gr.events.Dependency]) -> gr.events.Dependency:
         # Only the panels change while a run streams: what is needed once, at the end, has a handler of its own.
@@ -114,14 +114,14 @@ def requests_from(values: Any) -> tuple[GenerationRequest, GenerationRequest]:
     return baseline, request_inputs.request_from(other)
 
 
-def check_both(values: Sequence[Any], settings: Settings) -> list[dict[str, Any]]:
+def check_both(values: Sequence[Any], settings: Settings, environment: EnvironmentFacts | None) -> list[dict[str, Any]]:
     """One `gr.validate` an input: the first rule that the baseline breaks, or else the candidate, at its component."""
     *fields, mode, cache = values
-    checked = request_inputs.check(fields, settings)
+    checked = request_inputs.check(fields, settings, environment)
     if any(not field["is_valid"] for field in checked):
         return [*checked, gr.validate(True, ""), gr.validate(True, "")]
     fields[FIELDS.index("mode")], fields[FIELDS.index("cache")] = mode, cache
-    other = request_inputs.check(fields, settings)
+    other = request_inputs.check(fields, settings, environment)
     own = [other[FIELDS.index("mode")], other[FIELDS.index("cache")]]
     for name in ("mode", "cache"):
         other[FIELDS.index(name)] = gr.validate(True, "")

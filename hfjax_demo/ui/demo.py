@@ -12,15 +12,15 @@ from hfjax_demo.errors import readable_bytes
 from hfjax_demo.events import EngineStatus, RunRecord
 from hfjax_demo.permalink import decode_permalink
 from hfjax_demo.plain_json import from_dict
-from hfjax_demo.settings import Settings
 from hfjax_demo.ui.api import create_api
 from hfjax_demo.ui.compare_tab import MAX_TOKENS_FROM_GENERATE, CompareTab, create_compare_tab
 from hfjax_demo.ui.components import ASSETS, AT_ONCE, text_html
 from hfjax_demo.ui.generate_tab import GenerateTab, create_generate_tab
 from hfjax_demo.ui.history_tab import create_history_tab
-from hfjax_demo.ui.inputs import FIELDS, caches_for, check
+from hfjax_demo.ui.inputs import FIELDS, caches_for, check, parallel_info
 from hfjax_demo.ui.kv_cache_tab import create_kv_cache_tab
 from hfjax_demo.ui.links import link_base, link_notes
+from hfjax_demo.ui.mesh_tab import create_mesh_tab
 from hfjax_demo.ui.run_history import RunHistory
 from hfjax_demo.ui.words import plural
 
@@ -64,15 +64,17 @@ def build_demo(engine: "InferenceEngine") -> gr.Blocks:
                 compare_tab = create_compare_tab(engine, statuses, history)
             with gr.Tab("KV cache", id="kv-cache"):
                 create_kv_cache_tab(engine, history)
+            with gr.Tab("Mesh", id="mesh") as mesh_page:
+                create_mesh_tab(engine, history).connect(mesh_page)
             with gr.Tab("History", id="history") as history_page:
                 create_history_tab(history).connect(history_page)
         create_api(engine)
         ended = [generate_tab.finished, compare_tab.start_after(compare_tab.compare_button.click)]
-        ended.append(_connect_compare(engine.settings, generate_tab, compare_tab, tabs))
+        ended.append(_connect_compare(engine, generate_tab, compare_tab, tabs))
         device_news = [demo.load, gr.Timer(DEVICE_LINE_EVERY_S).tick, *(event.then for event in ended)]
         for listen in device_news:
             listen(lambda: device_html(engine.status()), None, [device_line], **AT_ONCE)
-        _connect_link(demo, generate_tab, compare_tab, tabs)
+        _connect_link(engine, demo, generate_tab, compare_tab, tabs)
     return demo
 
 
@@ -98,7 +100,7 @@ def device_words(status: EngineStatus) -> str:
 
 
 def _connect_compare(
-    settings: Settings, generate_tab: GenerateTab, compare_tab: CompareTab, tabs: gr.Tabs
+    engine: "InferenceEngine", generate_tab: GenerateTab, compare_tab: CompareTab, tabs: gr.Tabs
 ) -> gr.events.Dependency:
     """The button "Compare both" takes the Generate tab's inputs along, opens the Compare tab and starts it."""
 
@@ -107,7 +109,7 @@ def _connect_compare(
         return fields | {"max_new_tokens": min(fields["max_new_tokens"], MAX_TOKENS_FROM_GENERATE)}
 
     def on_validate(*values: Any) -> list[dict[str, Any]]:
-        return check(list(carried(values).values()), settings)
+        return check(list(carried(values).values()), engine.settings, engine.status().environment)
 
     def on_take(*values: Any) -> list[Any]:
         fields = carried(values)
@@ -120,7 +122,9 @@ def _connect_compare(
     return compare_tab.start_after(taken.success)
 
 
-def _connect_link(demo: gr.Blocks, generate_tab: GenerateTab, compare_tab: CompareTab, tabs: gr.Tabs) -> None:
+def _connect_link(
+    engine: "InferenceEngine", demo: gr.Blocks, generate_tab: GenerateTab, compare_tab: CompareTab, tabs: gr.Tabs
+) -> None:
     """Puts what the page's address says into the inputs of both tabs; nothing runs by that.
 
     The buttons that start runs come to life with it: who is quicker than that would run what the link does not say.
@@ -129,6 +133,11 @@ def _connect_link(demo: gr.Blocks, generate_tab: GenerateTab, compare_tab: Compa
     def on_load(request: gr.Request) -> list[Any]:
         link = decode_permalink(dict(request.query_params))
         said = {name: link.values.get(name, gr.skip()) for name in FIELDS}
+        # JAX comes up while the page is built: how many devices there are is known by now.
+        told: dict[str, Any] = {"info": parallel_info(engine.status().environment)}
+        if "tensor_parallel" in link.values:
+            told["value"] = link.values["tensor_parallel"]
+        said["tensor_parallel"] = gr.update(**told)
         compared = [said[name] for name in SHARED_FIELDS]
         if "mode" in link.values:
             said["cache"] = caches_for(str(link.values["mode"]), str(link.values.get("cache", "")))

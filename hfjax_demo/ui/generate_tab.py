@@ -106,7 +106,7 @@ def create_generate_tab(
         fields.components,
         list(streamed.values()),
         concurrency_limit=None,
-        validator=lambda *values: request_inputs.check(values, engine.settings),
+        validator=lambda *values: request_inputs.check(values, engine.settings, engine.status().environment),
         **QUIET,
     )
     drawn = finished.success(on_made, [made], [plot, table], **QUIET)
