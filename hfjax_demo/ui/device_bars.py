@@ -100,7 +100,10 @@ def _bar_html(kind: str, held: DeviceBytes, scale: int) -> str:
         for part, num_bytes in (("split", held.split), ("whole", held.whole), ("cache", held.cache))
     )
     words = f"{kind} {readable_bytes(held.total)}"
-    detail = f"weights {readable_bytes(held.weights)} · cache {readable_bytes(held.cache)}"
+    detail = "".join(
+        f"<span>{what} {readable_bytes(num_bytes)}</span> "
+        for what, num_bytes in (("weights", held.weights), ("cache", held.cache))
+    )
     return (
         f'<div class="mesh-held" data-kind="{kind}" title="{html.escape(hint)}"><span class="mesh-total">{words}</span>'
         f'<div class="mesh-bar" role="img" aria-label="{html.escape(hint)}">{parts}</div>'

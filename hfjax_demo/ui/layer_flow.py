@@ -82,7 +82,9 @@ def _weights_step(rules: list[ParallelRule]) -> FlowStep:
         names = fates.setdefault(fate, [])
         if (name := _name(rule).rpartition(".")[2]) not in names:
             names.append(name)
-    return FlowStep("weights", " | ".join(fates), tuple(" ".join(names) for names in fates.values()))
+    if len(fates) == 1:
+        return FlowStep("weights", next(iter(fates)), tuple(" ".join(names) for names in fates.values()))
+    return FlowStep("weights", "projections", tuple(f"{' '.join(names)}: {fate}" for fate, names in fates.items()))
 
 
 def _attention_step(plan: Inspection, rules: list[ParallelRule]) -> FlowStep:

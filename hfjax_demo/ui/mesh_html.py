@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from hfjax_demo.errors import readable_bytes
 from hfjax_demo.mesh_agreement import Agreement, decode_collectives, totals
 from hfjax_demo.mesh_report import MeshReport
-from hfjax_demo.mesh_tables import collectives_table, devices_table, rules_table
+from hfjax_demo.mesh_tables import collectives_table, devices_table, rules_table, spec_text
 from hfjax_demo.model_plan import Inspection
 from hfjax_demo.plan_tables import weights_table
 from hfjax_demo.plots.hover_text import shown_text
@@ -94,8 +94,7 @@ def agreement_html(measured: MeasuredMesh | None) -> str:
     else:
         body = '<p class="verdict-main">Plan and run agree.</p>'
     buffers = (
-        f" {plural(held.num_buffers, 'buffer')} of the run ({held.buffer_bytes:,} bytes a device, whole on each) "
-        "are no weights, so no plan counts them."
+        f" Not in any plan: {plural(held.num_buffers, 'buffer')} of the run, {held.buffer_bytes:,} bytes on each device."
         if held.num_buffers
         else ""
     )
@@ -121,11 +120,24 @@ def collectives_html(plan: Inspection, report: MeshReport | None) -> str:
 
 def rules_html(plan: Inspection) -> str:
     """The table of rules."""
-    headers, rows = rules_table(plan)
-    if not rows:
+    if not plan.rules:
         return text_html("This plan came without its table of rules.", class_name="plan-line")
+    caption = "Rules: which weights are cut, how, and why"
+    headers = ["Weights", "How many", "Style", "Spec", "Shape → on one device", "A device holds", "Rule from", "Why"]
+    rows = [
+        [
+            *(rule.pattern, rule.num_weights, rule.style, spec_text(rule.spec), f"{rule.shape} → {rule.shard_shape}"),
+            *(f"{small_bytes(rule.bytes_per_device)} of {small_bytes(rule.total_bytes)}", rule.origin, rule.reason),
+        ]
+        for rule in plan.rules
+    ]
     note = "Spec as JAX writes it: one entry an axis, None where it is not cut; P() is whole on every device."
-    return _named_table("mesh-rules", "Rules: which weights are cut, how, and why", headers, rows, note)
+    return (
+        text_html(caption, "h4", "mesh-caption")
+        + table_html(caption, headers, rows)
+        + text_html(note, class_name="explanation")
+        + csv_link("mesh-rules", *rules_table(plan))
+    )
 
 
 def weights_html(plan: Inspection) -> str:

@@ -16,7 +16,7 @@ from hfjax_demo.errors import HfJaxDemoError, InvalidRequestError
 from hfjax_demo.events import EnvironmentFacts, RunRecord
 from hfjax_demo.known_configs import KNOWN_CONFIGS
 from hfjax_demo.kv_shapes import DTYPE_BYTES
-from hfjax_demo.limits import check_devices, check_limits, check_may_inspect, may_type_any_model, offered_models
+from hfjax_demo.limits import check_limits, check_may_inspect, may_type_any_model, offered_models
 from hfjax_demo.mesh_agreement import MeshKey, agreement, capacity_of
 from hfjax_demo.model_plan import Inspection
 from hfjax_demo.requests import GenerationRequest
@@ -36,6 +36,7 @@ from hfjax_demo.ui.mesh_html import (
 )
 from hfjax_demo.ui.run_history import RunHistory
 from hfjax_demo.ui.runs import connect_stop, keep_runs, page_errors, views_of
+from hfjax_demo.ui.words import plural
 
 if TYPE_CHECKING:
     from hfjax_demo.inference.engine import InferenceEngine
@@ -87,14 +88,17 @@ def create_mesh_tab(engine: "InferenceEngine", history: gr.State) -> MeshTab:
             verdict = gr.HTML(elem_id="mesh-verdict")
             devices = gr.HTML(elem_id="mesh-devices")
             flow = gr.HTML(elem_id="mesh-flow")
-            collectives = gr.HTML(elem_id="mesh-collectives")
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=4, min_width=320):
             array = gr.Dropdown([], label="An array, cut over the devices", filterable=True, elem_id="mesh-array")
             cut = gr.HTML(elem_id="mesh-cut")
-            rules = gr.HTML(elem_id="mesh-rules")
-            with gr.Accordion("Every weight", open=False):
-                weights = gr.HTML(elem_id="mesh-weights")
-            with gr.Accordion("Every device", open=False):
-                table = gr.HTML(elem_id="mesh-devices-table")
+        with gr.Column(scale=7, min_width=320):
+            collectives = gr.HTML(elem_id="mesh-collectives")
+    rules = gr.HTML(elem_id="mesh-rules")
+    with gr.Accordion("Every weight", open=False):
+        weights = gr.HTML(elem_id="mesh-weights")
+    with gr.Accordion("Every device", open=False):
+        table = gr.HTML(elem_id="mesh-devices-table")
     plans, measurements, run_id, made = gr.State(()), gr.State(()), gr.State(""), gr.State(())
     of_plan = [plans, problem, run, flow, rules, weights, array]
     of_run = [measurements, summary, verdict, devices, collectives, cut, table]
@@ -230,10 +234,12 @@ def why_not_run(plan: Inspection, settings: Settings, environment: EnvironmentFa
     known = find_in_catalog(plan.model)
     if known is None and "/" not in plan.model:
         return "This config is bundled without its weights. To run the model, type its Hub id."
+    if environment and plan.mesh.size > environment.num_devices:
+        has = plural(environment.num_devices, "device")
+        way_out = f"start it with --devices {plan.mesh.size}" if environment.backend == "cpu" else "a larger machine can"
+        return f"This process has {has} and cannot run it: {way_out}."
     try:
-        request = GenerationRequest("?", plan.model, max_new_tokens=1, tensor_parallel=plan.mesh.size)
-        check_limits(request, settings)
-        check_devices(request, environment)
+        check_limits(GenerationRequest("?", plan.model, max_new_tokens=1), settings)
     except InvalidRequestError as err:
         return str(err)
     if plan.context_len > settings.max_cache_len:

@@ -32,13 +32,15 @@ def with_rules(plan):
 
 def _rule(pattern, members, plan):
     first = members[0]
-    style = first.reason.partition(":")[0] if any(first.spec) else "replicated"
+    style = {0: "column-parallel", 1: "row-parallel"}.get(next((i for i, axis in enumerate(first.spec) if axis), None))
+    if style and ("embed" in pattern or "lm_head" in pattern):
+        style = "vocabulary-parallel"
     size = DTYPE_BYTES[plan.dtype]
     for axis in first.shape:
         size *= axis
     return ParallelRule(
         pattern=pattern,
-        style=style,
+        style=style or "replicated",
         origin="the model's own plan" if any(first.spec) else "no rule",
         shape=first.shape,
         spec=first.spec,
