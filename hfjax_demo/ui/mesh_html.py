@@ -123,11 +123,12 @@ def rules_html(plan: Inspection) -> str:
     if not plan.rules:
         return text_html("This plan came without its table of rules.", class_name="plan-line")
     caption = "Rules: which weights are cut, how, and why"
-    headers = ["Weights", "How many", "Style", "Spec", "Shape → on one device", "A device holds", "Rule from", "Why"]
+    headers = ["Weights", "How many", "Spec", "Shape → on one device", "Why", "A device holds", "Rule from"]
     rows = [
         [
-            *(rule.pattern, rule.num_weights, rule.style, spec_text(rule.spec), f"{rule.shape} → {rule.shard_shape}"),
-            *(f"{small_bytes(rule.bytes_per_device)} of {small_bytes(rule.total_bytes)}", rule.origin, rule.reason),
+            *(rule.pattern, rule.num_weights, spec_text(rule.spec), f"{rule.shape} → {rule.shard_shape}"),
+            rule.reason if rule.style in rule.reason else f"{rule.style}: {rule.reason}",
+            *(f"{small_bytes(rule.bytes_per_device)} of {small_bytes(rule.total_bytes)}", rule.origin),
         ]
         for rule in plan.rules
     ]

@@ -1,5 +1,6 @@
 """The Mesh tab's pictures and words: what is drawn of a plan and of a run, and that no name in either becomes markup."""
 
+import functools
 import html
 import re
 from dataclasses import replace
@@ -29,9 +30,11 @@ pytestmark = pytest.mark.xdist_group("engine")
 
 @pytest.fixture(scope="module")
 def plan_of(engine):
-    return lambda model="SmolLM2-135M-Instruct", size=3: with_rules(
-        engine.inspect(model, context_len=256, tensor_parallel=size)
-    )
+    @functools.cache
+    def made(model="SmolLM2-135M-Instruct", size=3):
+        return with_rules(engine.inspect(model, context_len=256, tensor_parallel=size))
+
+    return made
 
 
 def text_in(markup):
@@ -201,7 +204,7 @@ def test_rules_and_weights_are_tables_with_their_csv(plan_of):
     assert 'download="mesh-rules.csv"' in rules_html(plan)
     assert "(576, 576) → (192, 576)" in text_in(rules_html(plan))
     assert weights_html(plan).count("<tr>") == 1 + 272
-    large = weights_html(plan_of("Llama-3.1-405B", 8))
+    large = weights_html(plan_of("Llama-3.1-405B", 32))
     assert "more rows are left out here; the CSV has all" in text_in(large)
     assert rules_html(replace(plan, rules=())).startswith("<p")
 
