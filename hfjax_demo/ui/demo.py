@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 DEVICE_LINE_EVERY_S = 10
 UPLOADS_KEPT_S = (3600, 6 * 3600)
 """How often uploaded files are looked through, and how old they get."""
+PLACEMENT_FIELDS = {"dtype", "tensor_parallel", "max_cache_len"}
 SHARED_FIELDS = tuple(name for name in FIELDS if name not in ("mode", "cache"))
 """What both tabs ask for; the Compare tab has a mode and a cache for each side."""
 RECORDED_RUN = ASSETS / "recorded_run.json.gz"
@@ -143,8 +144,11 @@ def _connect_link(
             said["cache"] = caches_for(str(link.values["mode"]), str(link.values.get("cache", "")))
         notes = "".join(text_html(note, class_name="link-note") for note in link_notes(link))
         selected = gr.Tabs(selected=link.tab or "generate")
-        return [*said.values(), *compared, notes, selected, *[gr.Button(interactive=True)] * 3]
+        # An error is said at its field, and a field in a closed box is not there to be seen.
+        box = gr.Accordion(open=True) if PLACEMENT_FIELDS & link.values.keys() else gr.skip()
+        return [*said.values(), *compared, notes, selected, box, *[gr.Button(interactive=True)] * 3]
 
     buttons = [generate_tab.generate_button, generate_tab.compare_button, compare_tab.compare_button]
     compared = [compare_tab.inputs.by_field[name] for name in SHARED_FIELDS]
-    demo.load(on_load, None, [*generate_tab.inputs.components, *compared, generate_tab.notes, tabs, *buttons], **AT_ONCE)
+    placed = [generate_tab.notes, tabs, generate_tab.placement_box, *buttons]
+    demo.load(on_load, None, [*generate_tab.inputs.components, *compared, *placed], **AT_ONCE)

@@ -66,6 +66,8 @@ def check(values: Sequence[Any], settings: Settings, environment: EnvironmentFac
 
 
 def _plain(name: str, value: Any) -> Any:
+    if name == "max_cache_len" and value == 0:
+        return None  # what gradio 6.31 makes of an empty number once its accordion has been opened
     if name in WHOLE_NUMBERS and isinstance(value, float) and value.is_integer():
         return int(value)
     return value
@@ -138,10 +140,10 @@ def create_placement_inputs(prefix: str = "") -> dict[str, Any]:
     return {
         "dtype": gr.Dropdown(list(DTYPE_BYTES), value="float32", label="dtype", info="Of weights and cache."),
         "tensor_parallel": gr.Number(
-            1, label="Tensor-parallel size", info=PARALLEL_INFO, precision=0, minimum=1, elem_id=f"{prefix}tensor-parallel"
+            1, label="Tensor-parallel size", info=PARALLEL_INFO, precision=0, elem_id=f"{prefix}tensor-parallel"
         ),
         "max_cache_len": gr.Number(
-            None, label="Fixed cache, positions", info="Empty: the smallest size that fits.", precision=0, minimum=1
+            None, label="Fixed cache, positions", info="Empty or 0: the smallest size that fits.", precision=0
         ),
     }
 

@@ -173,7 +173,11 @@ def _create_inputs(settings: Settings) -> tuple[Any, Any, Any, Any, Any]:
             list(DTYPE_BYTES), value="float32", label="dtype", info="Of weights and cache.", elem_id="mesh-dtype"
         )
         context = gr.Number(
-            DEFAULT_CONTEXT_LEN, label="Context length", info="Positions of the cache.", precision=0, elem_id="mesh-context"
+            DEFAULT_CONTEXT_LEN,
+            label="Context length",
+            info="Empty or 0: the model's own.",
+            precision=0,
+            elem_id="mesh-context",
         )
     prompt = gr.Textbox(PROMPT, label=f"Prompt of the run, {NEW_TOKENS} new tokens", lines=1, elem_id="mesh-prompt")
     quick.input(lambda value: value, [quick], [size], **AT_ONCE)
@@ -198,7 +202,7 @@ async def make_plan(engine: "InferenceEngine", values: Sequence[Any]) -> Inspect
     model, size, dtype, context_len = values
     check_may_inspect(GenerationRequest("?", model or "", max_new_tokens=1), engine.settings)
     numbers: dict[str, Any] = {"tensor_parallel": _whole("tensor-parallel size", size), "dtype": dtype}
-    if context_len is not None:
+    if context_len:
         numbers["context_len"] = _whole("context length", context_len)
     return await asyncio.to_thread(engine.inspect, model, **numbers)
 
@@ -223,7 +227,7 @@ def request_of(values: Sequence[Any]) -> GenerationRequest:
         ignore_eos=True,
         dtype=dtype,
         tensor_parallel=_whole("tensor-parallel size", size),
-        max_cache_len=None if context_len is None else int(context_len),
+        max_cache_len=int(context_len) if context_len else None,
     )
 
 

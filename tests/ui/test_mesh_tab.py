@@ -6,9 +6,7 @@ from dataclasses import replace
 import pytest
 
 from hfjax_demo.errors import InvalidRequestError
-from hfjax_demo.requests import GenerationRequest
 from hfjax_demo.settings import Settings
-from hfjax_demo.ui.inputs import FIELDS, check, parallel_info
 from hfjax_demo.ui.kv_cache_tab import load_recorded_runs
 from hfjax_demo.ui.mesh_tab import (
     NEW_TOKENS,
@@ -111,17 +109,3 @@ def test_the_picker_has_what_may_be_run_first_and_every_bundled_config_once():
     assert names[0] == "GPT-2"
     assert len(names) == len(set(names))
     assert "Llama-3.1-405B" in names
-
-
-def test_a_size_beyond_the_devices_is_said_at_its_field_before_anything_waits(engine):
-    values = list(GenerationRequest("hi", tensor_parallel=DEVICES + 1).to_dict().values())
-    checks = dict(zip(FIELDS, check(values, engine.settings, engine.status().environment), strict=True))
-    assert [name for name, found in checks.items() if not found["is_valid"]] == ["tensor_parallel"]
-    assert f"this process has {DEVICES} devices" in checks["tensor_parallel"]["message"]
-    with pytest.raises(InvalidRequestError, match=f"this process has {DEVICES} devices"):
-        engine.submit(GenerationRequest("hi", tensor_parallel=DEVICES + 1))
-
-
-def test_the_size_says_how_many_devices_there_are_once_that_is_known(engine):
-    assert f"This process has {DEVICES} devices (cpu)" in parallel_info(engine.status().environment)
-    assert parallel_info(None) == "Devices that weights and cache are split over."
