@@ -29,6 +29,7 @@ unit: $(DEVELOPMENT) $(BROWSER)
 
 bench: $(DEVELOPMENT) $(BROWSER)
 	$(BIN)/python -m benchmarks.decode
+	$(BIN)/python -m benchmarks.mesh
 	$(BIN)/python -m benchmarks.page
 
 bench-gpu:

@@ -18,6 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from hfjax_demo import buckets
 from hfjax_demo.inference import sharding
 from hfjax_demo.inference.decoding import CausalLM, Weights
+from hfjax_demo.inference.device_mesh import make_mesh
 from hfjax_demo.inference.kv_cache import KVCache, empty_fixed_cache, empty_growing_cache, layer_geometry
 from hfjax_demo.inference.programs import Programs
 from hfjax_demo.kv_shapes import LayerGeometry
@@ -117,7 +118,7 @@ def make_model(shape: Shape, prompt_len: int, num_tokens: int) -> ShapedModel:
     Raises:
         CapacityError: prompt and new tokens do not fit the shape's context.
     """
-    mesh = sharding.make_mesh(1)
+    mesh = make_mesh(1)
     module = _on_meta(shape)
     weights = _random_weights(module, shape, sharding.named_sharding(mesh, ()))
     causal_lm = CausalLM(module, {name: name for name in weights})

@@ -30,7 +30,9 @@ from hfjax_demo.events import (
     StartedEvent,
     StepEvent,
 )
+from hfjax_demo.flags import add_engine_flags, settings_from, whole_number
 from hfjax_demo.kv_shapes import DTYPE_BYTES
+from hfjax_demo.mesh_report import MeshReport
 from hfjax_demo.plain_json import to_dict
 from hfjax_demo.plan_tables import TABLES
 from hfjax_demo.plan_text import plan_lines
@@ -74,13 +76,6 @@ class _Parser(argparse.ArgumentParser):
         raise InvalidRequestError(f"{message}. See `{self.prog} --help`.")
 
 
-def _whole(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a whole number but is {text!r}") from None
-
-
 def _real(text: str) -> float:
     try:
         return float(text)
@@ -103,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_model_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--model", default=DEFAULT_MODEL, help="catalog name, Hub id, or local folder or .gguf file")
     command.add_argument("--dtype", default="float32", help=f"of weights and cache: {', '.join(DTYPE_BYTES)}")
-    command.add_argument("--tensor-parallel", type=_whole, default=1, metavar="T", help="devices to split over")
+    command.add_argument("--tensor-parallel", type=whole_number, metavar="T", help="devices to split over; 1 for no split")
     command.add_argument("--json", action="store_true", help="print one JSON object to stdout")
 
 
@@ -113,28 +108,28 @@ def _add_generate(command: argparse.ArgumentParser) -> None:
     command.add_argument("--mode", default=ExecutionMode.JIT, help="eager or jit")
     command.add_argument("--cache", help="none, dynamic or static; default: eager dynamic, jit static")
     command.add_argument("--chat", action="store_true", help="wrap the prompt in the model's chat template")
-    command.add_argument("--max-new-tokens", type=_whole, default=64, metavar="N", help="the first one included")
+    command.add_argument("--max-new-tokens", type=whole_number, default=64, metavar="N", help="the first one included")
     command.add_argument("--ignore-eos", action="store_true", help="do not stop at the end-of-sequence token")
     command.add_argument("--temperature", type=_real, default=0.0, metavar="T", help="0 is greedy")
-    command.add_argument("--top-k", type=_whole, default=0, metavar="K", help="0 is off")
+    command.add_argument("--top-k", type=whole_number, default=0, metavar="K", help="0 is off")
     command.add_argument("--top-p", type=_real, default=1.0, metavar="P", help="1 is off")
-    command.add_argument("--seed", type=_whole, default=0, metavar="S")
-    command.add_argument("--max-cache-len", type=_whole, metavar="L", help="positions of the fixed cache")
-    command.add_argument("--devices", type=_whole, metavar="D", help="virtual CPU devices; default: one per core")
+    command.add_argument("--seed", type=whole_number, default=0, metavar="S")
+    command.add_argument("--max-cache-len", type=whole_number, metavar="L", help="positions of the fixed cache")
+    add_engine_flags(command)
     command.set_defaults(run=_run_generate)
 
 
 def _add_inspect(command: argparse.ArgumentParser) -> None:
     _add_model_options(command)
-    command.add_argument("--context-len", type=_whole, metavar="L", help="positions; default: the model's context")
-    command.add_argument("--batch-size", type=_whole, default=1, metavar="B")
+    command.add_argument("--context-len", type=whole_number, metavar="L", help="positions; default: the model's context")
+    command.add_argument("--batch-size", type=whole_number, default=1, metavar="B")
     command.add_argument("--config", metavar="FILE", help="a config.json to plan for in place of --model; '-' reads stdin")
     command.add_argument("--csv", choices=tuple(TABLES), help="print one table as CSV instead")
     command.set_defaults(run=_run_inspect)
 
 
 def _run_generate(options: argparse.Namespace) -> int:
-    settings = Settings.from_environment(devices=options.devices)
+    settings = settings_from(options)
     request = GenerationRequest(
         prompt=_read_stdin() if options.prompt == "-" else options.prompt,
         model=options.model,
@@ -148,13 +143,17 @@ def _run_generate(options: argparse.Namespace) -> int:
         top_p=options.top_p,
         seed=options.seed,
         dtype=options.dtype,
-        tensor_parallel=options.tensor_parallel,
+        tensor_parallel=settings.num_processes if options.tensor_parallel is None else options.tensor_parallel,
         max_cache_len=options.max_cache_len,
     )
     status = _StatusLine()
-    with _library_output_to_stderr() as stdout:
+    with _library_output_to_stderr(even_native=settings.num_processes > 1) as stdout:
         from hfjax_demo.inference.engine import InferenceEngine
+        from hfjax_demo.inference.follower import follow
 
+        if settings.process_id > 0:
+            follow(settings)
+            return 0
         with InferenceEngine(settings) as engine:
             stream = engine.submit(request, allow_local=True)
             record: RunRecord | None = None
@@ -194,8 +193,8 @@ def _run_inspect(options: argparse.Namespace) -> int:
     with _library_output_to_stderr() as stdout:
         from hfjax_demo.inference.inspection import inspect_config, inspect_model
 
-        names = ("context_len", "batch_size", "dtype", "tensor_parallel")
-        numbers = {name: getattr(options, name) for name in names}
+        numbers = {name: getattr(options, name) for name in ("context_len", "batch_size", "dtype")}
+        numbers["tensor_parallel"] = 1 if options.tensor_parallel is None else options.tensor_parallel
         if config is None:
             settings = Settings.from_environment()
             inspection = inspect_model(options.model, settings, status.show_stage, allow_local=True, **numbers)
@@ -257,12 +256,37 @@ def _print_summary(record: RunRecord) -> None:
         f"{shape} {summary.kv_bytes / 1e6:.1f} MB · peak memory {summary.peak_rss_bytes / 1e9:.2f} GB",
         file=sys.stderr,
     )
+    if record.mesh is not None:
+        _print_mesh(record.mesh)
+
+
+def _print_mesh(mesh: MeshReport) -> None:
+    """What the run's devices held, and what its last program (in jit, the decode step) communicates."""
+    most = {what: max(getattr(device, what) for device in mesh.devices) for what in ("weights_bytes", "kv_bytes")}
+    line = (
+        f"mesh of {len(mesh.devices)} devices · on each, weights {most['weights_bytes'] / 1e6:.1f} MB, KV cache "
+        f"{most['kv_bytes'] / 1e6:.1f} MB"
+    )
+    if mesh.programs:
+        last = mesh.programs[-1]
+        every_call = [collective for collective in last.collectives if not collective.is_conditional]
+        parts = [f"{each.count} {each.kind} ({each.bytes / 1e3:.1f} kB)" for each in every_call]
+        line += f" · {last.program}: {', '.join(parts) or 'no communication'}"
+    print(line, file=sys.stderr)
 
 
 @contextlib.contextmanager
-def _library_output_to_stderr() -> Any:
-    """Gives the real stdout to the block and sends everyone else's prints to stderr: JSON is alone on stdout."""
+def _library_output_to_stderr(even_native: bool = False) -> Any:
+    """Gives the real stdout to the block and sends everyone else's prints to stderr: JSON is alone on stdout.
+
+    Args:
+        even_native: also what C++ prints past Python, as the collectives of several processes do.
+    """
     stdout = sys.stdout
+    if even_native:
+        stdout.flush()
+        stdout = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding=stdout.encoding)
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     with contextlib.redirect_stdout(sys.stderr):
         yield stdout
 

@@ -11,6 +11,7 @@
     ├── StorageError                 a model file could not be written
     │   └── DiskFullError            because the disk is full
     ├── DeviceError                  the devices or the mesh asked for cannot be had
+    ├── ClusterError                 the processes that should form one mesh do not meet, differ, or one is gone
     ├── RequestStoppedError          stopped while it waited or while its model was loading
     └── EngineClosedError            the engine is shutting down
 
@@ -74,6 +75,10 @@ class DiskFullError(StorageError):
 
 class DeviceError(HfJaxDemoError):
     """The device count or the mesh asked for cannot be had in this process."""
+
+
+class ClusterError(HfJaxDemoError):
+    """Processes that should form one mesh do not meet or differ, or one of them is gone."""
 
 
 class RequestStoppedError(HfJaxDemoError):

@@ -118,9 +118,10 @@ class EnvironmentFacts:
         versions: of python and the packages that decide results and speed.
         backend: "cpu", "gpu" or "tpu".
         device_kind: as JAX names it.
-        num_devices: devices in this process.
+        num_devices: devices of all processes together.
         num_cores: CPU cores this process may use.
         mesh: the part of them that was used.
+        num_processes: processes that the devices belong to, each as many of them.
     """
 
     versions: dict[str, str]
@@ -129,6 +130,7 @@ class EnvironmentFacts:
     num_devices: int
     num_cores: int
     mesh: Mesh
+    num_processes: int = 1
 
 
 @dataclass(frozen=True)
@@ -288,6 +290,7 @@ class EngineStatus:
 
     Attributes:
         is_alive: whether it takes requests.
+        failure: why it takes none any more, None while it does or where it was closed.
         environment: where it runs; None until JAX has come up.
         model: the loaded model, None before the first.
         num_running: requests being decoded.
@@ -305,6 +308,7 @@ class EngineStatus:
     busy_s: float
     rss_bytes: int
     peak_rss_bytes: int
+    failure: str | None = None
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 Spec = tuple[str | None, ...]
 """Mesh axis per array axis, None for not split; empty for replicated."""
+COLLECTIVE_KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
 
 @dataclass(frozen=True)
@@ -50,14 +51,17 @@ class Collective:
     """Communication of one kind inside a program.
 
     Attributes:
-        kind: "all-reduce", "all-gather", "reduce-scatter", "all-to-all" or "collective-permute".
-        count: operations of that kind in the program, each run once a call.
+        kind: one of `COLLECTIVE_KINDS`.
+        count: operations of that kind in the program, each run once a call unless `is_conditional`.
         bytes: what one device receives of them in all, results' bytes added up.
+        is_conditional: whether they stand in a branch, of which a call may take another (sampling has one for greedy and one
+            for drawn tokens), or in a loop, whose turns the program's text does not tell. Counted apart from the others.
     """
 
     kind: str
     count: int
     bytes: int
+    is_conditional: bool = False
 
 
 @dataclass(frozen=True)

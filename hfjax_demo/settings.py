@@ -41,6 +41,9 @@ class Settings:
         max_prompt_chars: most characters of a visitor's prompt.
         max_new_tokens: most tokens one visitor's request may ask for.
         time_limit_s: seconds one visitor's request may run once it has begun.
+        coordinator: "HOST:PORT" at which process 0 of several awaits the others; None where there is one process.
+        num_processes: processes that form one mesh.
+        process_id: which of them this is, from 0; process 0 serves, the others follow it.
     """
 
     devices: int | None = None
@@ -53,11 +56,15 @@ class Settings:
     max_prompt_chars: int = 32768
     max_new_tokens: int = 1024
     time_limit_s: float = 600
+    coordinator: str | None = None
+    num_processes: int = 1
+    process_id: int = 0
 
     def __post_init__(self) -> None:
+        self._check_processes()
         for knob in fields(self):
             value = getattr(self, knob.name)
-            if knob.type in (int, int | None) and value is not None and value < 1:
+            if knob.name != "process_id" and knob.type in (int, int | None) and value is not None and value < 1:
                 raise InvalidRequestError(
                     f"The setting {knob.name} must be at least 1 but is {value}. Set {ENV_PREFIX}{knob.name.upper()} to a "
                     "positive whole number, or leave it out for the default.",
@@ -87,6 +94,35 @@ class Settings:
                 field="models",
             )
 
+    def _check_processes(self) -> None:
+        if not 0 <= self.process_id < max(self.num_processes, 1):
+            raise InvalidRequestError(
+                f"The setting process_id must be from 0 to num_processes - 1 but is {self.process_id} of "
+                f"{self.num_processes}. Give each process an id of its own with --process-id.",
+                field="process_id",
+            )
+        if (self.num_processes > 1) != (self.coordinator is not None):
+            raise InvalidRequestError(
+                f"Several processes need a coordinator, and one process needs none, but num_processes is "
+                f"{self.num_processes} and coordinator is {self.coordinator!r}. Give each process both --coordinator "
+                "HOST:PORT and --num-processes, or neither.",
+                field="coordinator",
+            )
+        if self.coordinator is not None:
+            host, port = self.coordinator_address
+            if not host or not 0 < port < 2**16:
+                raise InvalidRequestError(
+                    f"The setting coordinator must be HOST:PORT, with a port from 1 to {2**16 - 1}, but is "
+                    f"{self.coordinator!r}. Use the address of the machine that process 0 runs on, such as 10.0.0.1:8476.",
+                    field="coordinator",
+                )
+
+    @property
+    def coordinator_address(self) -> tuple[str, int]:
+        """Host and port of the coordinator; port 0 where there is none that can be read."""
+        host, _, port = (self.coordinator or "").rpartition(":")
+        return host.strip("[]"), int(port) if port.isascii() and port.isdigit() else 0
+
     @property
     def listed_models(self) -> tuple[str, ...]:
         """The names in `models`, as the operator spelled them; none where it is "any" or "catalog"."""
@@ -110,7 +146,7 @@ class Settings:
 
 def _parse(name: str, kind: object, text: str) -> object:
     """A variable's text as the value of the knob `name`, whose type hint is `kind`."""
-    if kind is str:
+    if kind in (str, str | None):
         return text
     if kind is Path:
         return Path(text).expanduser()

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import article, decode, decode_report, jax_runs, llama_shape, measuring, torch_peer
+from benchmarks import article, decode, decode_report, jax_runs, llama_shape, measuring, mesh, torch_peer
 from benchmarks.measuring import Spread, StepTime, TimedRun
 
 ROOT = Path(__file__).parent.parent
@@ -183,6 +183,52 @@ def test_article_tokens_agree_as_far_as_both_go():
     assert article.all_tokens_agree(runs)
     runs[article.TORCH_FIXED] = [run_at(1, (1, 2, 3)), run_at(1, (1, 2, 4))]
     assert not article.all_tokens_agree(runs)
+
+
+def mesh_measurement(tokens=(1, 2, 3), kv=50):
+    """Sizes 1 and 2, the second at half the speed, with the given tokens in one round and bytes of cache on a device."""
+    whole, part = mesh.DeviceBytes(1000, 1000, 100, 100), mesh.DeviceBytes(500, 500, kv, 50)
+    return mesh.Measurement(
+        {"model": "none"},
+        0.0,
+        "cpu",
+        [
+            mesh.SizeMeasurement(1, whole, "", run_at(8.0), [run_at(10.0), run_at(5.0)]),
+            mesh.SizeMeasurement(2, part, "4 all-reduce 1 kB", run_at(4.0), [run_at(5.0), run_at(2.5, tokens)]),
+        ],
+    )
+
+
+def test_mesh_runs_every_size_and_finds_tokens_and_bytes_as_they_should_be(tiny_llama, capsys):
+    assert mesh.main(["--model", tiny_llama, "--sizes", "1,2", "--rounds", "1", "--new-tokens", "4"]) == 0
+    text = capsys.readouterr().out
+    assert "tokens identical: yes" in text
+    assert "bytes as planned: yes, to the byte" in text
+    assert "share the CPU's cores" in text or jax.default_backend() != "cpu"
+    lines = [line for line in text.splitlines() if line.startswith(("| 1", "| 2"))]
+    one, two, bytes_of_one, bytes_of_two = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert one[3:] == ["", "1.00"]
+    assert "all-reduce" in two[3]
+    assert min(float(row[2].replace(",", "")) for row in (one, two)) > 0
+    assert (bytes_of_one[3:], bytes_of_two[3:]) == (["0.131"] * 2, ["0.066"] * 2)  # 2 KV heads: split in half
+
+
+def test_mesh_report_takes_ratios_within_a_round_and_names_what_differs():
+    text = mesh.report(mesh_measurement())
+    assert "| 2    |" in text
+    assert "0.50 |" in text
+    assert "tokens identical: yes\nbytes as planned: yes" in text
+    differing = mesh.report(mesh_measurement(tokens=(1, 2, 4)))
+    assert "tokens identical: no: size 2\nbytes as planned: yes" in differing
+    misplanned = mesh.report(mesh_measurement(kv=51))
+    assert "tokens identical: yes\nbytes as planned: no: size 2" in misplanned
+
+
+@pytest.mark.parametrize("sizes", ["0,2", "2,2", "two", ""])
+def test_nonsense_sizes_of_a_mesh_are_refused(sizes, capsys):
+    with pytest.raises(SystemExit):
+        mesh.parse(["--sizes", sizes])
+    assert "--sizes" in capsys.readouterr().err
 
 
 def test_nonsense_token_counts_are_refused(capsys):

@@ -9,6 +9,7 @@ import pytest
 
 from hfjax_demo.errors import (
     CapacityError,
+    ClusterError,
     EngineClosedError,
     InvalidRequestError,
     ModelLoadError,
@@ -108,7 +109,7 @@ def test_step_events_tell_the_story_without_a_cache(engine, tiny_llama):
 def test_generation_stops_at_any_end_of_sequence_token_and_counts_it(engine, tiny_llama, monkeypatch):
     free = engine.generate(request_to(tiny_llama), allow_local=True)
     third = free.token_ids[2]
-    monkeypatch.setattr(engine._model, "eos_token_ids", (third, 9999))
+    monkeypatch.setattr(engine._worker.model, "eos_token_ids", (third, 9999))
     record = engine.generate(request_to(tiny_llama, ignore_eos=False), allow_local=True)
     assert record.finish_reason == "eos"
     assert record.token_ids == free.token_ids[: free.token_ids.index(third) + 1]
@@ -289,9 +290,30 @@ def test_an_unexpected_error_is_logged_and_hides_its_inside(engine, tiny_llama, 
     assert engine.generate(request_to(tiny_llama), allow_local=True).finish_reason == "length"
 
 
+def test_a_broken_mesh_fails_everyone_who_runs_waits_or_asks_and_refuses_the_next(settings, tiny_llama):
+    """A step that waits for a process that is gone never returns: only another thread can tell those who wait for it."""
+    gone = ClusterError("A mesh needs all its 2 processes, but process 1 is gone: it ended. Start all of them again.")
+    with InferenceEngine(settings) as engine:
+        running = engine.submit(request_to(tiny_llama, max_new_tokens=400), allow_local=True)
+        until_first_step(running)
+        waiting = engine.submit(request_to(tiny_llama), allow_local=True)
+        engine._break(gone)
+        for stream in (running, waiting):
+            with pytest.raises(ClusterError, match="process 1 is gone"):
+                stream.result()
+        with pytest.raises(ClusterError, match="process 1 is gone"):
+            engine.submit(request_to(tiny_llama), allow_local=True)
+        with pytest.raises(ClusterError, match="process 1 is gone"):
+            engine.inspect(tiny_llama, allow_local=True)
+        status = engine.status()
+        assert not status.is_alive
+        assert status.failure == str(gone)
+        assert (status.num_running, status.num_waiting) == (0, 0)
+
+
 def test_switching_models_frees_the_old_ones_arrays(engine, tiny_llama, tiny_gpt2):
     engine.generate(request_to(tiny_llama), allow_local=True)
-    old = list(engine._model.weights.values())
+    old = list(engine._worker.model.weights.values())
     events = list(engine.submit(request_to(tiny_gpt2), allow_local=True))
     assert any(isinstance(event, LoadingEvent) for event in events)
     assert all(array.is_deleted() for array in old)
@@ -311,7 +333,7 @@ def test_a_finished_run_leaves_no_cache_behind(engine, tiny_llama):
 
 def test_tied_weights_stay_one_array_and_no_weight_stays_in_torch(engine, tiny_gpt2):
     record = engine.generate(request_to(tiny_gpt2), allow_local=True)
-    model = engine._model
+    model = engine._worker.model
     assert model.causal_lm.aliases["lm_head.weight"] == model.causal_lm.aliases["transformer.wte.weight"]
     assert {tensor.device.type for tensor in model.causal_lm.module.parameters()} == {"meta"}
     assert {tensor.device.type for tensor in model.causal_lm.module.buffers()} <= {"meta"}
@@ -323,7 +345,7 @@ def test_two_devices_give_the_same_tokens_as_one(engine, tiny_llama):
     two = engine.generate(request_to(tiny_llama, tensor_parallel=2), allow_local=True)
     assert two.token_ids == one.token_ids
     assert two.environment.mesh.size == 2
-    q_proj = engine._model.weights["model.layers.0.self_attn.q_proj.weight"]
+    q_proj = engine._worker.model.weights["model.layers.0.self_attn.q_proj.weight"]
     assert {shard.data.shape for shard in q_proj.addressable_shards} == {(32, 64)}
     again = engine.generate(request_to(tiny_llama, tensor_parallel=2, seed=3), allow_local=True)
     assert again.summary.num_compiles == 0
@@ -366,17 +388,17 @@ def test_closing_the_engine_stops_everyone_and_refuses_the_next(tiny_llama):
 
 
 def test_loading_can_be_stopped(tiny_llama, monkeypatch):
-    from hfjax_demo.inference import engine as engine_module
+    from hfjax_demo.inference import worker as worker_module
 
     is_loading, may_continue = threading.Event(), threading.Event()
-    find_model = engine_module.find_model
+    find_model = worker_module.find_model
 
     def slow(*arguments):
         is_loading.set()
         may_continue.wait(10)
         return find_model(*arguments)
 
-    monkeypatch.setattr(engine_module, "find_model", slow)
+    monkeypatch.setattr(worker_module, "find_model", slow)
     with InferenceEngine(Settings()) as engine:
         stream = engine.submit(request_to(tiny_llama), allow_local=True)
         assert is_loading.wait(10)

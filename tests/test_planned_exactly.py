@@ -93,7 +93,7 @@ def test_one_device_of_a_mesh_holds_the_planned_bytes(engine, tiny_llama):
     """Read off the arrays of a real run over two devices, by way of the engine's own sharding."""
     record = run(engine, tiny_llama, mode="jit", tensor_parallel=2)
     inspection = plan(engine, tiny_llama, context_len=record.steps[0].kv[0].capacity, tensor_parallel=2)
-    shardings = engine._model.kv_shardings
+    shardings = engine._worker.model.kv_shardings
     held = 0
     for layer, sharding in zip(record.steps[0].kv, shardings, strict=True):
         for shape in (layer.key_shape, layer.value_shape):
@@ -102,7 +102,7 @@ def test_one_device_of_a_mesh_holds_the_planned_bytes(engine, tiny_llama):
     assert inspection.kv_cache.bytes_per_device == held == inspection.kv_cache.total_bytes // 2
     groups = layer_groups(inspection.layers)
     assert cache_bytes(groups, CacheForm.FIXED, 1, inspection.context_len, "float32", 2).bytes_per_device == held
-    weights = engine._model.weights  # buffers too, which are no weights of the plan
+    weights = engine._worker.model.weights  # buffers too, which are no weights of the plan
     shards = {name: array.addressable_shards[0].data for name, array in weights.items()}
     for tensor in inspection.weights.tensors:
         assert (shards[tensor.name].shape, shards[tensor.name].nbytes) == (tensor.shard_shape, tensor.bytes_per_device)

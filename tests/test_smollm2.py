@@ -119,7 +119,7 @@ def test_the_plan_equals_the_arrays_of_the_run(engine):
 def test_one_copy_of_the_weights_stays_in_memory(engine):
     """JAX holds 538 MB; a second copy left in torch would show as anonymous memory beyond code and compiled programs."""
     record = engine.generate(GenerationRequest("hello", max_new_tokens=1))
-    module = engine._model.causal_lm.module
+    module = engine._worker.model.causal_lm.module
     assert (
         sum(tensor.untyped_storage().nbytes() for tensor in module.state_dict().values() if tensor.device.type != "meta")
         == 0

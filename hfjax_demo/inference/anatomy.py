@@ -20,8 +20,8 @@ from hfjax_demo.cache_formula import ConfigField
 from hfjax_demo.errors import ModelLoadError
 from hfjax_demo.inference.config_fields import layer_number, layer_numbers
 from hfjax_demo.inference.kv_cache import layer_geometry
-from hfjax_demo.inference.model_config import build_on_meta, context_len_of, first_line, head_counts
-from hfjax_demo.inference.sharding import HeadCounts, tensor_parallel_plan
+from hfjax_demo.inference.model_config import HeadCounts, build_on_meta, context_len_of, first_line, head_counts
+from hfjax_demo.inference.parallel_rules import WeightRule, read_rules
 from hfjax_demo.kv_shapes import LayerGeometry
 
 REMEMBERED = 32
@@ -70,7 +70,7 @@ class Anatomy:
         max_context_len: positions it was made for, None for no limit.
         layers: of the cache.
         weights: each unique parameter.
-        parallel_plan: see `sharding.tensor_parallel_plan`.
+        rules: of each weight that a table knows, by its name; see `parallel_rules.read_rules`.
         fields: where the formula's numbers come from.
         num_experts: of each layer that has any, 0 for none.
         experts_per_token: of them, 0 where the config does not say.
@@ -81,7 +81,7 @@ class Anatomy:
     max_context_len: int | None
     layers: tuple[LayerGeometry, ...]
     weights: tuple[WeightShape, ...]
-    parallel_plan: Mapping[str, str]
+    rules: Mapping[str, WeightRule]
     fields: tuple[ConfigField, ...]
     num_experts: int
     experts_per_token: int
@@ -131,7 +131,7 @@ def _read(keyed: _ByContent) -> Anatomy:
         max_context_len=context_len_of(config),
         layers=layers,
         weights=weights,
-        parallel_plan=tensor_parallel_plan(module),
+        rules=read_rules(module),
         fields=_fields(text_config),
         num_experts=num_experts if has_experts else 0,
         experts_per_token=experts_per_token if has_experts else 0,

@@ -15,7 +15,9 @@ import torch
 
 from hfjax_demo.errors import UnsupportedModelError
 from hfjax_demo.inference.environment import OperatorNotFound, jax_view, torch_view, torchax_env
+from hfjax_demo.inference.gathered_outputs import outputs_joined
 from hfjax_demo.inference.kv_cache import KVCache, from_hf_cache, to_hf_cache
+from hfjax_demo.inference.mesh_layout import MeshLayout
 from hfjax_demo.inference.sampling import SamplingParams, sample
 
 Weights = dict[str, jax.Array]
@@ -28,10 +30,12 @@ class CausalLM:
     Attributes:
         module: the model, its parameters and buffers on torch's meta device.
         aliases: every parameter and buffer name -> the name its array has in `Weights`; tied names share one.
+        layout: how it lies on its mesh; None for none, which is one device.
     """
 
     module: torch.nn.Module
     aliases: dict[str, str]
+    layout: MeshLayout | None = None
 
     @property
     def config(self) -> Any:
@@ -71,9 +75,9 @@ def forward(
     kwargs: dict[str, Any] = {"use_cache": cache is not None}
     if model.keeps_chosen_logits:
         kwargs["logits_to_keep"] = torch_view(jnp.asarray(last_index)[None])
-    with torchax_env(), torch.no_grad():
+    with torchax_env(), torch.no_grad(), outputs_joined(model.module, model.layout):
         if cache is not None:
-            kwargs["past_key_values"] = to_hf_cache(cache, position, model.config)
+            kwargs["past_key_values"] = to_hf_cache(cache, position, model.config, model.layout)
         dressed = {name: torch_view(weights[canonical]) for name, canonical in model.aliases.items()}
         inputs = (torch_view(jnp.asarray(input_ids)),)
         try:
@@ -87,8 +91,19 @@ def forward(
     if cache is not None:
         cache = from_hf_cache(kwargs["past_key_values"], cache, input_ids.shape[1])
     if model.keeps_chosen_logits:
-        return logits[:, -1], cache
-    return jax.lax.dynamic_index_in_dim(logits, last_index, axis=1, keepdims=False), cache
+        last_logits = logits[:, -1]
+    else:
+        last_logits = jax.lax.dynamic_index_in_dim(logits, last_index, axis=1, keepdims=False)
+    return _joined(last_logits, model.layout), cache
+
+
+def _joined(logits: jax.Array, layout: MeshLayout | None) -> jax.Array:
+    """Each device's share of the logits [B, V] made whole on all of them: one all-gather of V numbers.
+
+    Left to itself XLA gathers inside each branch of the sampling: little where that is greedy, and all of it several times
+    where it sorts. Joined here, a step's communication is the same whatever the sampling, and every device draws the same.
+    """
+    return logits if layout is None else layout.joined(logits)
 
 
 def prefill(

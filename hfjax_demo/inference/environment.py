@@ -21,7 +21,7 @@ from hfjax_demo.errors import DeviceError
 from hfjax_demo.events import EnvironmentFacts
 from hfjax_demo.events import Mesh as MeshFacts
 
-REPORTED_PACKAGES = ("torch", "torchax", "jax", "jaxlib", "transformers", "hfjax_demo")
+REPORTED_PACKAGES = ("torch", "torchax", "jax", "jaxlib", "transformers")
 
 torch_view = torchax.interop.torch_view
 jax_view = torchax.interop.jax_view
@@ -89,19 +89,25 @@ def _ragged_dot(rows: jax.Array, matrices: jax.Array, ends: jax.Array) -> jax.Ar
     return jax.lax.ragged_dot(rows, matrices, jnp.diff(ends, prepend=0).astype(jnp.int32))
 
 
-def environment_facts(mesh: jax.sharding.Mesh) -> EnvironmentFacts:
-    """Versions, devices and the mesh as plain data for a run record."""
+def installed_versions() -> dict[str, str]:
+    """Of Python and of the packages that decide what is compiled and what comes out."""
     from hfjax_demo import __version__
 
-    installed = {name: version(name) for name in REPORTED_PACKAGES if name != "hfjax_demo"}
-    first = jax.devices()[0]
+    installed = {name: version(name) for name in REPORTED_PACKAGES}
+    return {"python": platform.python_version(), **installed, "hfjax_demo": __version__}
+
+
+def environment_facts(mesh: jax.sharding.Mesh) -> EnvironmentFacts:
+    """Versions, devices and the mesh as plain data for a run record."""
+    first = jax.local_devices()[0]
     return EnvironmentFacts(
-        versions={"python": platform.python_version(), **installed, "hfjax_demo": __version__},
+        versions=installed_versions(),
         backend=jax.default_backend(),
         device_kind=first.device_kind,
         num_devices=jax.device_count(),
         num_cores=num_cores(),
         mesh=mesh_facts(mesh),
+        num_processes=jax.process_count(),
     )
 
 

@@ -29,8 +29,10 @@ from hfjax_demo.inference.environment import environment_facts
 from hfjax_demo.inference.kv_cache import KVCache, empty_fixed_cache, empty_growing_cache, layer_states
 from hfjax_demo.inference.kv_norms import cache_norms
 from hfjax_demo.inference.loaded_model import LoadedModel
-from hfjax_demo.inference.programs import Programs
+from hfjax_demo.inference.mesh_reading import mesh_report, read_cache
+from hfjax_demo.inference.programs import ProgramKey, Programs, key_of
 from hfjax_demo.inference.sampling import SamplingParams
+from hfjax_demo.mesh_report import MeshReport
 from hfjax_demo.requests import CacheKind, ExecutionMode, GenerationRequest
 from hfjax_demo.settings import Settings
 
@@ -83,6 +85,7 @@ class Generation:
         self._detokenizer = IncrementalDetokenizer(model.tokenizer, self.prompt_ids)
         self._eos_token_ids = frozenset() if request.ignore_eos else frozenset(model.eos_token_ids)
         self._cache = self._empty_cache()
+        self._programs_used: dict[ProgramKey, None] = {}  # a set that keeps its order
         self._token_ids: list[int] = []
         self._last_token: jax.Array | None = None
         self._started = time.perf_counter()
@@ -130,7 +133,8 @@ class Generation:
     def record(self, finish_reason: str, load_s: float) -> RunRecord:
         """The whole run; `finish_reason` is "stopped" where the run was cut short, `load_s` this run's loading.
 
-        Computes the cache's norms, which belongs to no step: outside every recording of what was compiled.
+        Computes the cache's norms and reads how everything lay on the mesh, which belongs to no step: outside every
+        recording of what was compiled.
         """
         return RunRecord(
             request=self.request,
@@ -144,6 +148,7 @@ class Generation:
             summary=summarize(self.steps, load_s, dict(self._programs.num_traces) if self._programs else {}),
             prompt_texts=token_texts(self._model.tokenizer, self.prompt_ids),
             norms=self._norms(),
+            mesh=self._mesh_report(),
         )
 
     @property
@@ -158,6 +163,14 @@ class Generation:
         except jax.errors.JaxRuntimeError:
             logger.exception("no norms of the cache after %d positions", self._filled_len)
             return None
+
+    def _mesh_report(self) -> MeshReport | None:
+        """How weights and cache lie, and what the programs of this run communicate; None where one device has it all."""
+        mesh = self._model.mesh
+        if mesh.size == 1:
+            return None
+        programs = self._programs.collectives(self._programs_used) if self._programs else ()
+        return mesh_report(mesh, self._model.placed_weights, read_cache(self._cache, mesh), programs)
 
     def _empty_cache(self) -> KVCache | None:
         if self.request.cache_kind is CacheKind.NONE:
@@ -187,6 +200,8 @@ class Generation:
                 self._model.causal_lm, weights, self._cache, jnp.asarray(first), jnp.asarray(second), self._sampling
             )
         assert self._programs is not None
+        assert self._cache is not None
+        self._programs_used[key_of(name, 1 if name == "decode_step" else first.shape[1], self._cache)] = None
 
         def on_compile(event: CompilingEvent) -> None:
             reasons[f"jit({event.program})"] = reasons[event.program] = event.reason

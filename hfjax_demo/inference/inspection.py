@@ -11,8 +11,8 @@ from hfjax_demo.cache_plan import CacheForm, cache_bytes, layer_groups
 from hfjax_demo.config_text import FIELD, parse_config
 from hfjax_demo.errors import InvalidRequestError, ModelLoadError, UnsupportedModelError
 from hfjax_demo.events import Mesh
-from hfjax_demo.inference import sharding
 from hfjax_demo.inference.anatomy import Anatomy, read_anatomy
+from hfjax_demo.inference.device_mesh import MODEL_AXIS
 from hfjax_demo.inference.gguf_conversion import prefer_converted
 from hfjax_demo.inference.given_config import config_from_dict
 from hfjax_demo.inference.model_config import first_line, load_config, quiet_transformers
@@ -136,7 +136,7 @@ def _inspection(name: str, source: str, anatomy: Anatomy, numbers: _Numbers, ass
         dtype=dtype,
         kv_cache=plan_kv_cache(anatomy.layers, batch_size, length, dtype, parts),
         weights=weights,
-        mesh=Mesh(sharding.MODEL_AXIS, parts, ()),
+        mesh=Mesh(MODEL_AXIS, parts, ()),
         layers=anatomy.layers,
         forms=tuple(cache_bytes(groups, form, batch_size, length, dtype, parts) for form in CacheForm),
         formulas=tuple(cache_formula(groups, form, batch_size, length, dtype, anatomy.fields) for form in CacheForm),

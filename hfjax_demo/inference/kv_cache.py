@@ -28,6 +28,7 @@ from hfjax_demo.errors import UnsupportedModelError
 from hfjax_demo.events import LayerState
 from hfjax_demo.inference.config_fields import layer_number
 from hfjax_demo.inference.environment import call_jax, jax_view, torch_view
+from hfjax_demo.inference.mesh_layout import MeshLayout
 from hfjax_demo.kv_shapes import LayerGeometry
 
 SUPPORTED_LAYERS = (DynamicLayer, DynamicSlidingWindowLayer, DummyLayer)
@@ -73,9 +74,12 @@ class FixedLayer(StaticLayer):
     Python int and goes silently wrong under jit. Lives inside one forward pass.
     """
 
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor, position: torch.Tensor) -> None:
+    def __init__(
+        self, keys: torch.Tensor, values: torch.Tensor, position: torch.Tensor, layout: MeshLayout | None = None
+    ) -> None:
         """Wraps keys [B, K, L, Dk], values [B, K, L, Dv] and position (0-dim int32, positions filled so far)."""
         CacheLayerMixin.__init__(self)
+        self.layout = layout
         self.keys, self.values = keys, values
         self.max_cache_len = keys.shape[2]
         self.cumulative_length = position
@@ -88,10 +92,14 @@ class FixedLayer(StaticLayer):
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Writes key_states [B, K, S, Dk] and value_states [B, K, S, Dv] at the current position; returns the whole."""
-        self.keys = call_jax(_write, self.keys, key_states, self.cumulative_length)
-        self.values = call_jax(_write, self.values, value_states, self.cumulative_length)
+        self.keys = call_jax(self._written, self.keys, key_states, self.cumulative_length)
+        self.values = call_jax(self._written, self.values, value_states, self.cumulative_length)
         self.cumulative_length = self.cumulative_length + key_states.shape[2]
         return self.keys, self.values
+
+    def _written(self, buffer: jax.Array, new: jax.Array, position: jax.Array) -> jax.Array:
+        written = _write(buffer, new, position)
+        return written if self.layout is None else self.layout.heads(written)
 
 
 def _write(buffer: jax.Array, new: jax.Array, position: jax.Array) -> jax.Array:
@@ -199,19 +207,20 @@ def empty_growing_cache(num_layers: int) -> GrowingCache:
     return GrowingCache(keys=(None,) * num_layers, values=(None,) * num_layers, seen_len=0)
 
 
-def to_hf_cache(cache: KVCache, position: jax.Array, config: Any) -> Cache:
+def to_hf_cache(cache: KVCache, position: jax.Array, config: Any, layout: MeshLayout | None = None) -> Cache:
     """The arrays dressed as the cache object the model expects. Call inside the torchax environment.
 
     Args:
         cache: what the last step returned.
         position: int32 scalar, positions filled so far; a growing cache counts its own.
         config: the model's config, which names each layer's kind.
+        layout: how keys and values must lie on the mesh; None for one device.
     """
     if isinstance(cache, FixedCache):
         filled = torch_view(jnp.asarray(position))
         return Cache(
             layers=[
-                DummyLayer() if keys is None else FixedLayer(torch_view(keys), torch_view(values), filled)
+                DummyLayer() if keys is None else FixedLayer(torch_view(keys), torch_view(values), filled, layout)
                 for keys, values in zip(cache.keys, cache.values, strict=True)
             ]
         )

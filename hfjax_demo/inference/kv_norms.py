@@ -3,25 +3,34 @@
 Only the norms leave the device, and only those of filled positions stay. Knows nothing of records, requests or plots.
 """
 
+import functools
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from hfjax_demo.cache_norms import MAX_LEVEL, encode_levels, fitting_positions_per_column
 from hfjax_demo.events import CacheNorms, LayerNorms
 from hfjax_demo.inference.kv_cache import KVCache
 
 
-@jax.jit
-def _norms(keys: jax.Array, values: jax.Array) -> tuple[jax.Array, jax.Array]:
+@functools.partial(jax.jit, static_argnames="mesh")
+def _norms(keys: jax.Array, values: jax.Array, mesh: jax.sharding.Mesh | None) -> tuple[jax.Array, jax.Array]:
     """L2 norms over the head dimension: of keys [B, K, L, Dk] and values [B, K, L, Dv] float32[B, K, L] each.
 
     One small program for each shape of layer: over all layers at once it would take three times as long to compile, and a
-    cache that grows needs it anew at each length.
+    cache that grows needs it anew at each length. On a mesh every device gets all of them: any process can read them.
     """
-    return _l2(keys), _l2(values)
+    norms = _l2(keys), _l2(values)
+    return norms if mesh is None else jax.lax.with_sharding_constraint(norms, NamedSharding(mesh, PartitionSpec()))
+
+
+def _mesh_of(array: jax.Array) -> Any:
+    """The mesh that an array lies on, None for an array that was put on no mesh."""
+    return array.sharding.mesh if isinstance(array.sharding, NamedSharding) else None
 
 
 def _l2(array: jax.Array) -> jax.Array:
@@ -51,7 +60,7 @@ def cache_norms(cache: KVCache | None, filled_len: int) -> CacheNorms | None:
     if cache is None or filled_len == 0:
         return None
     pairs = zip(cache.keys, cache.values, strict=True)
-    on_device = [None if keys is None or values is None else _norms(keys, values) for keys, values in pairs]
+    on_device = [None if keys is None or values is None else _norms(keys, values, _mesh_of(keys)) for keys, values in pairs]
     held = [_held(index, filled_len, *norms) for index, norms in enumerate(jax.device_get(on_device)) if norms is not None]
     finite = [layer for layer in held if np.isfinite(layer.keys).all() and np.isfinite(layer.values).all()]
     per_column = fitting_positions_per_column(

@@ -4,6 +4,7 @@ Knows nothing of how it was loaded (`model_loading`) or of requests.
 """
 
 import gc
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -14,7 +15,9 @@ from hfjax_demo.errors import UnsupportedModelError
 from hfjax_demo.events import ModelFacts
 from hfjax_demo.inference import sharding
 from hfjax_demo.inference.decoding import CausalLM, Weights
+from hfjax_demo.inference.device_mesh import num_memories
 from hfjax_demo.inference.kv_cache import layer_geometry
+from hfjax_demo.inference.mesh_reading import PlacedArrays, read_arrays
 from hfjax_demo.inference.model_config import context_len_of, head_counts
 from hfjax_demo.kv_shapes import LayerGeometry
 
@@ -78,10 +81,20 @@ class LoadedModel:
             for layer in self.geometry
         )
 
+    @cached_property
+    def placed_weights(self) -> PlacedArrays:
+        """How the weights lie on the mesh, read off them once: they stay where they are."""
+        return read_arrays(self.weights.items(), self.mesh)
+
     @property
     def weights_bytes(self) -> int:
         """Bytes of all weights, counted once however many devices hold them."""
         return sum(int(array.nbytes) for array in self.weights.values())
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that the weights take of this host's memory, or of one accelerator's; replicas counted."""
+        return sum(_bytes_per_device(array) for array in self.weights.values()) * num_memories(self.mesh)
 
     @property
     def max_context_len(self) -> int | None:
@@ -122,3 +135,7 @@ class LoadedModel:
                 array.delete()
             self.weights.clear()
             gc.collect()
+
+
+def _bytes_per_device(array: jax.Array) -> int:
+    return math.prod(array.sharding.shard_shape(array.shape)) * array.dtype.itemsize

@@ -5,6 +5,7 @@ Knows nothing of where files come from, of meshes or of requests.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,7 +20,6 @@ from hfjax_demo.errors import InsufficientMemoryError, ModelLoadError, Unsupport
 from hfjax_demo.inference import memory
 from hfjax_demo.inference.config_fields import layer_number
 from hfjax_demo.inference.model_files import ModelSource
-from hfjax_demo.inference.sharding import HeadCounts
 from hfjax_demo.kv_shapes import DTYPE_BYTES
 from hfjax_demo.settings import Settings
 
@@ -28,6 +28,14 @@ LOADING_OVERHEAD = 1.1
 
 UNKNOWN_ARCHITECTURE = ("trust_remote_code", "does not recognize this architecture", "GGUF model with architecture")
 """What Transformers says of a model whose code it does not have."""
+
+
+@dataclass(frozen=True)
+class HeadCounts:
+    """Query heads and key/value heads of a model."""
+
+    num_attention_heads: int
+    num_kv_heads: int
 
 
 def load_config(source: ModelSource) -> Any:

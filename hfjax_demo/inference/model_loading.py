@@ -1,10 +1,13 @@
 """From a model's files to a `LoadedModel`: its code on torch's meta device, its weights on the mesh.
 
-Transformers reads the files (so every checkpoint layout it knows works); then each tensor moves to its devices and leaves
-torch, one at a time, so that one copy stays. While loading, Transformers maps the file: its pages count as resident, but are
-clean and go back when the memory is wanted. Knows nothing of requests or decoding.
+Transformers maps the files in the dtype they have (so every checkpoint layout it knows works, and nothing is read yet:
+mapped pages are clean and go back when the memory is wanted). Then one tensor at a time is cast, cut, put straight onto its
+shards and leaves torch: beside what lies on its devices the host holds one tensor, and what Transformers had to convert.
+Knows nothing of requests or decoding.
 """
 
+import math
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,21 +21,22 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hfjax_demo.errors import ModelLoadError
-from hfjax_demo.inference import sharding
 from hfjax_demo.inference.decoding import CausalLM, Weights
+from hfjax_demo.inference.device_mesh import make_mesh, num_memories
 from hfjax_demo.inference.gguf_conversion import convert_gguf, prefer_converted
 from hfjax_demo.inference.loaded_model import LoadedModel, ModelKey
+from hfjax_demo.inference.mesh_layout import MeshLayout
 from hfjax_demo.inference.model_config import (
     build_on_meta,
     check_memory,
     first_line,
-    head_counts,
     load_config,
     quiet_transformers,
     weights_bytes,
 )
 from hfjax_demo.inference.model_files import ModelSource, Progress
 from hfjax_demo.inference.model_sources import resolve, resolve_config
+from hfjax_demo.kv_shapes import DTYPE_BYTES
 from hfjax_demo.settings import Settings
 
 
@@ -43,14 +47,12 @@ class FoundModel:
     Attributes:
         key: what was asked for.
         source: its files.
-        needed_bytes: of its weights in the key's dtype.
         float32_bytes: of its weights in float32, what a GGUF conversion writes.
         mesh: the devices it will lie on.
     """
 
     key: ModelKey
     source: ModelSource
-    needed_bytes: int
     float32_bytes: int
     mesh: jax.sharding.Mesh
 
@@ -67,14 +69,13 @@ def find_model(key: ModelKey, settings: Settings, progress: Progress, reclaimabl
     Raises:
         HfJaxDemoError: one of its subclasses says what is wrong with the name, the files, the memory or the devices.
     """
-    mesh = sharding.make_mesh(key.tensor_parallel)
+    mesh = make_mesh(key.tensor_parallel)
     with quiet_transformers():
         preview = prefer_converted(resolve_config(key.name, progress, key.allow_local), settings.cache_dir)
         module = build_on_meta(load_config(preview))
-        needed_bytes = weights_bytes(module, key.dtype)
-        check_memory(key.name, needed_bytes, settings, reclaimable_bytes)
+        check_memory(key.name, _bytes_here(module, key.dtype, mesh), settings, reclaimable_bytes)
         source = preview if preview.is_complete else resolve(key.name, progress, key.allow_local)
-    return FoundModel(key, source, needed_bytes, weights_bytes(module, "float32"), mesh)
+    return FoundModel(key, source, weights_bytes(module, "float32"), mesh)
 
 
 def load_model(found: FoundModel, settings: Settings, progress: Progress) -> LoadedModel:
@@ -95,9 +96,9 @@ def load_model(found: FoundModel, settings: Settings, progress: Progress) -> Loa
         if source.gguf_filename:
             source = convert_gguf(source, settings.cache_dir, found.float32_bytes, progress)
         progress("reading weights", None)
-        module = _read_weights(source, found.key.dtype)
+        module = _map_weights(source)
         tokenizer = _load_tokenizer(source)
-    causal_lm, weights = _move_to_mesh(module, found.mesh, progress)
+    causal_lm, weights = _move_to_mesh(module, getattr(torch, found.key.dtype), found.mesh, progress)
     return LoadedModel(
         key=found.key,
         source=source.label,
@@ -110,11 +111,22 @@ def load_model(found: FoundModel, settings: Settings, progress: Progress) -> Loa
     )
 
 
-def _read_weights(source: ModelSource, dtype: str) -> torch.nn.Module:
+def _bytes_here(module: Any, dtype: str, mesh: jax.sharding.Mesh) -> int:
+    """Bytes of a model's weights on this host's devices of a mesh, or on one accelerator; replicas counted."""
+    layout = MeshLayout.of(module, mesh)
+    per_device = sum(
+        math.prod(layout.weight(name, parameter.shape).shard_shape(parameter.shape))
+        for name, parameter in module.named_parameters()
+    )
+    return per_device * DTYPE_BYTES[dtype] * num_memories(mesh)
+
+
+def _map_weights(source: ModelSource) -> torch.nn.Module:
+    """The model with its files mapped: tensors of the dtype that the files have, none read before it is looked at."""
     try:
         module, info = AutoModelForCausalLM.from_pretrained(
             source.folder,
-            dtype=getattr(torch, dtype),
+            dtype="auto",
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
@@ -151,25 +163,34 @@ def _load_tokenizer(source: ModelSource) -> Any:
         ) from err
 
 
-def _move_to_mesh(module: Any, mesh: jax.sharding.Mesh, progress: Progress) -> tuple[CausalLM, Weights]:
+def _move_to_mesh(module: Any, dtype: torch.dtype, mesh: jax.sharding.Mesh, progress: Progress) -> tuple[CausalLM, Weights]:
     """Moves each parameter and buffer to its devices, leaving a meta tensor in its place; tied ones move once."""
-    plan = sharding.tensor_parallel_plan(module)
-    heads = head_counts(module.config.get_text_config(decoder=True))
+    layout = MeshLayout.of(module, mesh)
     names_of: dict[int, list[str]] = {}
     for name, tensor in _named_tensors(module):
         names_of.setdefault(id(tensor), []).append(name)
+    is_read = module.state_dict(keep_vars=True).keys()
+    kept_exact = [re.compile(pattern) for pattern in module._get_dtype_plan(dtype)]
     weights: Weights = {}
     aliases: dict[str, str] = {}
     total = len(names_of)
     for names in list(names_of.values()):
         canonical = names[0]
         tensor = _replace_with_meta(module, names)
-        placement = sharding.place_weight(canonical, tensor.shape, plan, heads, mesh.size)
-        weights[canonical] = jax.device_put(_as_numpy(tensor), sharding.named_sharding(mesh, placement.spec))
+        if canonical in is_read and tensor.is_floating_point():
+            tensor = tensor.to(torch.float32 if any(exact.search(canonical) for exact in kept_exact) else dtype)
+        weights[canonical] = _put(_as_numpy(tensor), layout.weight(canonical, tensor.shape))
         aliases.update(dict.fromkeys(names, canonical))
         progress("moving weights to the mesh", len(weights) / total)
-    jax.block_until_ready(list(weights.values()))
-    return CausalLM(module, aliases), weights
+    return CausalLM(module, aliases, layout), weights
+
+
+def _put(array: np.ndarray, placed: jax.sharding.Sharding) -> jax.Array:
+    """An array on its shards, each of which gets its own part and nothing else; waits, so that the host's copy can go.
+
+    Of a mesh over several processes, each puts the parts of its own devices.
+    """
+    return jax.make_array_from_callback(array.shape, placed, lambda index: array[index]).block_until_ready()
 
 
 def _named_tensors(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

@@ -5,7 +5,7 @@ arguments of other shapes instead of silently retracing. Knows nothing of reques
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,8 +16,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 from hfjax_demo.errors import UnsupportedModelError
 from hfjax_demo.events import CompilingEvent
 from hfjax_demo.inference.decoding import CausalLM, Weights, decode_step, prefill
+from hfjax_demo.inference.hlo_collectives import collectives_in
 from hfjax_demo.inference.kv_cache import FixedCache, GrowingCache, KVCache
 from hfjax_demo.inference.sampling import SamplingParams
+from hfjax_demo.mesh_report import ProgramCollectives
 
 GROWING_PROGRAMS_KEPT = 32
 """Programs over a growing cache that stay in memory: two runs' worth."""
@@ -66,6 +68,7 @@ class Programs:
     kv_shardings: tuple[jax.sharding.Sharding | None, ...]
     num_traces: Counter[str] = field(default_factory=Counter)
     _executables: dict[ProgramKey, Any] = field(default_factory=dict)
+    _collectives: dict[ProgramKey, ProgramCollectives] = field(default_factory=dict)
 
     def prefill(
         self,
@@ -77,7 +80,7 @@ class Programs:
         on_compile: OnCompile,
     ) -> tuple[jax.Array, KVCache]:
         """`decoding.prefill` as one program; the cache is donated."""
-        key = _key_of("prefill", input_ids.shape[1], cache)
+        key = key_of("prefill", input_ids.shape[1], cache)
         return self._call(key, prefill, (weights, cache, input_ids, prompt_len, sampling), on_compile)
 
     def decode_step(
@@ -90,7 +93,7 @@ class Programs:
         on_compile: OnCompile,
     ) -> tuple[jax.Array, KVCache]:
         """`decoding.decode_step` as one program; a fixed cache is donated."""
-        key = _key_of("decode_step", 1, cache)
+        key = key_of("decode_step", 1, cache)
         return self._call(key, decode_step, (weights, cache, position, token_ids, sampling), on_compile)
 
     def _call(self, key: ProgramKey, function: Callable[..., Any], arguments: tuple[Any, ...], on_compile: OnCompile) -> Any:
@@ -106,6 +109,20 @@ class Programs:
         growing = [kept for kept in self._executables if not kept.is_fixed]
         if len(growing) > GROWING_PROGRAMS_KEPT:
             del self._executables[growing[0]]
+            self._collectives.pop(growing[0], None)
+
+    def collectives(self, keys: Collection[ProgramKey]) -> tuple[ProgramCollectives, ...]:
+        """What the programs of `keys` communicate, in that order; a program that gave no text of itself is left out.
+
+        Read once a program, when first asked for: the text of a large one takes a while, which is no step's time. On one
+        device there is nothing to read, so nothing is.
+        """
+        if self.mesh.size == 1:
+            return ()
+        for key in keys:
+            if key in self._executables and key not in self._collectives and (hlo := self._executables[key].as_text()):
+                self._collectives[key] = ProgramCollectives(key.label, collectives_in(hlo))
+        return tuple(self._collectives[key] for key in keys if key in self._collectives)
 
     def _compile(
         self, key: ProgramKey, function: Callable[..., Any], arguments: tuple[Any, ...], on_compile: OnCompile
@@ -162,7 +179,8 @@ class Programs:
         return "; ".join(changes)
 
 
-def _key_of(phase: str, input_len: int, cache: KVCache) -> ProgramKey:
+def key_of(phase: str, input_len: int, cache: KVCache) -> ProgramKey:
+    """The program that `phase` needs to read `input_len` tokens over `cache`."""
     if isinstance(cache, GrowingCache):
         return ProgramKey(phase, input_len, False, cache.seen_len)
     return ProgramKey(phase, input_len, True, next(keys.shape[2] for keys in cache.keys if keys is not None))

@@ -15,7 +15,7 @@ def plan_weights(anatomy: Anatomy, dtype: str, parts: int) -> tuple[WeightsPlan,
     tensors = []
     read_bytes = read_per_device = active = 0
     for weight in anatomy.weights:
-        placement = sharding.place_weight(weight.name, weight.shape, anatomy.parallel_plan, anatomy.heads, parts)
+        placement = sharding.place_weight(weight.shape, anatomy.rules.get(weight.name), parts)
         shard_size = 1
         for size in placement.shard_shape:
             shard_size *= size

@@ -91,10 +91,13 @@ def device_html(status: EngineStatus) -> str:
 
 def device_words(status: EngineStatus) -> str:
     """Backend, devices, model, dtype and memory in one line."""
+    if not status.is_alive:
+        return status.failure or "the engine has stopped: restart the app"
     if status.environment is None:
-        return "starting JAX" if status.is_alive else "the engine has stopped: restart the app"
+        return "starting JAX"
     environment, model = status.environment, status.model
-    where = f"{environment.backend} ×{environment.num_devices} ({environment.device_kind})"
+    over = f" over {environment.num_processes} processes" if environment.num_processes > 1 else ""
+    where = f"{environment.backend} ×{environment.num_devices}{over} ({environment.device_kind})"
     what = f"{model.name} {readable_bytes(model.weights_bytes)} {model.dtype}" if model else "no model loaded yet"
     waiting = f" · {plural(status.num_waiting, 'run')} waiting" if status.num_waiting else ""
     return f"{where} · {what} · memory {readable_bytes(status.rss_bytes)}{waiting} · v{__version__}"

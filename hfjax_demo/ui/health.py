@@ -18,7 +18,7 @@ def health(engine: "InferenceEngine") -> tuple[int, dict[str, Any]]:
     status = engine.status()
     is_hung = status.busy_s > engine.settings.time_limit_s + GRACE_S
     if not status.is_alive:
-        reason = "the engine has stopped"
+        reason = status.failure or "the engine has stopped"
     elif is_hung:
         reason = f"one step has taken {status.busy_s:.0f} s; a whole request may take {engine.settings.time_limit_s:.0f} s"
     else:

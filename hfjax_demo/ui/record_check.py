@@ -12,6 +12,7 @@ from hfjax_demo.cache_norms import MAX_COLUMNS, MAX_LEVELS_CHARS, decode_levels,
 from hfjax_demo.errors import InvalidRequestError
 from hfjax_demo.events import CacheNorms, LayerNorms, RunRecord
 from hfjax_demo.requests import shown_value
+from hfjax_demo.ui.mesh_check import mesh_problem
 
 MAX_STEPS = 4096
 """A browser still draws that many bars in seconds."""
@@ -30,6 +31,8 @@ MAX_NORM = 3.5e38
 """No float32 is greater."""
 MAX_DIMENSIONS = 8
 MAX_ITEMS = 1024
+MAX_WEIGHTS = 16_384
+"""Of any model's, ten times as many as the largest known ones have."""
 
 MOST = {
     "num_layers": MAX_LAYERS,
@@ -67,6 +70,10 @@ LONGEST = {
     "layers": MAX_LAYERS,
     "keys": MAX_LEVELS_CHARS,
     "values": MAX_LEVELS_CHARS,
+    "weights": MAX_WEIGHTS,
+    "shape": MAX_DIMENSIONS,
+    "shard_shape": MAX_DIMENSIONS,
+    "spec": MAX_DIMENSIONS,
 }
 """By field: the most items or characters; others have `MAX_ITEMS` or `MAX_NAME_CHARS`."""
 
@@ -97,6 +104,8 @@ def check_record(record: RunRecord) -> None:
         )
     if record.norms is not None:
         _check_norms(record.norms, len(record.prompt_ids) + len(record.token_ids) - 1)
+    if record.mesh is not None and (problem := mesh_problem(record.mesh, record)):
+        raise _refusal(problem)
 
 
 def _check_norms(norms: CacheNorms, filled_len: int) -> None:

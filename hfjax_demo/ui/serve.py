@@ -44,10 +44,10 @@ def serve(engine: "InferenceEngine", **options: Any) -> None:
         engine: serves the requests.
         options: of `gradio.Blocks.launch`: server_name, server_port, share, root_path, auth.
     """
-    demo = launch(engine, **options)
     ended = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT):  # before the page can be reached: whoever sees it may end it
         signal.signal(number, lambda *_: ended.set())
+    demo = launch(engine, **options)
     ended.wait()
     demo.close()
     if demo.node_process:  # Gradio leaves it running, and with it the port
