@@ -51,16 +51,31 @@ def check_devices(request: GenerationRequest, environment: EnvironmentFacts | No
     Raises:
         InvalidRequestError: of the field "tensor_parallel".
     """
-    if environment is None or request.tensor_parallel <= environment.num_devices:
+    if environment is None or has_devices(request.tensor_parallel, environment):
         return
-    num_devices, backend = environment.num_devices, environment.backend
-    has = f"{num_devices} device{'' if num_devices == 1 else 's'} ({backend})"
-    more = f", or start it with --devices {request.tensor_parallel}" if backend == "cpu" else ""
+    total, processes, backend = environment.num_devices, environment.num_processes, environment.backend
+    each = total // processes
+    asked = f"{request.tensor_parallel} were asked for but"
+    more = f", or start with --devices {-(-request.tensor_parallel // processes)}" if backend == "cpu" else ""
+    if processes == 1:
+        devices = f"{total} device{'' if total == 1 else 's'} ({backend})"
+        raise InvalidRequestError(
+            f"The tensor-parallel size may be at most the number of devices: {asked} this process has {devices}. Use "
+            f"{total} or less{more}.",
+            field="tensor_parallel",
+        )
     raise InvalidRequestError(
-        f"The tensor-parallel size may be at most the number of devices: {request.tensor_parallel} were asked for but this "
-        f"process has {has}. Use {num_devices} or less{more}.",
+        f"The tensor-parallel size may be a multiple of the {processes} processes up to their {total} devices, or at most "
+        f"those of process 0 alone: {asked} each process has {each} ({backend}). Use {total}{more} on each process.",
         field="tensor_parallel",
     )
+
+
+def has_devices(tensor_parallel: int, environment: EnvironmentFacts) -> bool:
+    """Whether a mesh of that size can be made: over all processes where it divides by them, else on process 0 alone."""
+    is_shared = tensor_parallel % environment.num_processes == 0
+    total = environment.num_devices
+    return tensor_parallel <= (total if is_shared else total // environment.num_processes)
 
 
 def check_may_inspect(request: GenerationRequest, settings: Settings) -> None:

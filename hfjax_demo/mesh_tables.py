@@ -4,7 +4,7 @@ Pure functions from plain data to headers and rows, for the page and for CSV. He
 a plan or a run is made.
 """
 
-from hfjax_demo.mesh_agreement import decode_collectives, totals
+from hfjax_demo.mesh_agreement import decode_collectives, totals, unconditional
 from hfjax_demo.mesh_report import MeshReport, Spec
 from hfjax_demo.model_plan import Inspection
 from hfjax_demo.plan_tables import Table
@@ -52,10 +52,14 @@ def collectives_table(plan: Inspection, report: MeshReport | None) -> Table:
     rows: list[list[object]] = [[each.kind, each.count, each.bytes, each.reason] for each in plan.collectives]
     if found is None:
         return headers, rows
-    planned, real = totals(plan.collectives), totals(found)
+    planned, real = totals(plan.collectives), totals(unconditional(found))
     summed: list[list[object]] = []
     for kind in sorted(planned.keys() | real.keys()):
         count, num_bytes = planned.get(kind, (0, 0))
         summed.append([f"{kind}, in all", count, num_bytes, *real.get(kind, (0, 0)), ""])
+    for each in found:
+        if each.is_conditional:
+            reason = "in a branch that a call may not take, such as drawing a token where decoding is greedy; or in a loop"
+            summed.append([f"{each.kind}, not at every call", None, None, each.count, each.bytes, reason])
     headers[3:3] = ["Times, in the compiled step", "Bytes, in the compiled step"]
     return headers, [[*row[:3], None, None, row[3]] for row in rows] + summed

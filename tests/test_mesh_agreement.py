@@ -68,6 +68,14 @@ def test_communication_is_compared_by_kind_in_count_and_bytes(plan):
     assert said == ("all-gather: theory asks for 0 a step with 0 bytes; the compiled decode step has 1 with 196,608 bytes.")
 
 
+def test_what_stands_in_a_branch_is_told_and_not_compared(plan):
+    report = report_of(plan)
+    step = replace(report.programs[1], collectives=(*report.programs[1].collectives, Collective("all-gather", 2, 8, True)))
+    report = replace(report, programs=(report.programs[0], step))
+    assert agreement(plan, report).differences == ()
+    assert collectives_table(plan, report)[1][-1][:5] == ["all-gather, not at every call", None, None, 2, 8]
+
+
 def test_an_eager_run_has_no_program_to_compare(plan):
     report = replace(report_of(plan), programs=())
     assert decode_collectives(report) is None

@@ -152,9 +152,10 @@ def parallel_info(environment: EnvironmentFacts | None) -> str:
     """What stands below the tensor-parallel size: what it does and how many devices there are, once that is known."""
     if environment is None:
         return PARALLEL_INFO
-    has = f"{plural(environment.num_devices, 'device')} ({environment.backend})"
+    processes, devices = environment.num_processes, plural(environment.num_devices, "device")
+    has = f"This process has {devices}" if processes == 1 else f"These {processes} processes have {devices}"
     more = "; --devices makes more" if environment.backend == "cpu" else ""
-    return f"{PARALLEL_INFO} This process has {has}{more}. The Mesh tab draws how."
+    return f"{PARALLEL_INFO} {has} ({environment.backend}){more}. The Mesh tab draws how."
 
 
 def model_words(name: str, statuses: dict[str, str]) -> str:

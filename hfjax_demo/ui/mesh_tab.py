@@ -16,7 +16,7 @@ from hfjax_demo.errors import HfJaxDemoError, InvalidRequestError
 from hfjax_demo.events import EnvironmentFacts, RunRecord
 from hfjax_demo.known_configs import KNOWN_CONFIGS
 from hfjax_demo.kv_shapes import DTYPE_BYTES
-from hfjax_demo.limits import check_limits, check_may_inspect, may_type_any_model, offered_models
+from hfjax_demo.limits import check_limits, check_may_inspect, has_devices, may_type_any_model, offered_models
 from hfjax_demo.mesh_agreement import MeshKey, agreement, capacity_of
 from hfjax_demo.model_plan import Inspection
 from hfjax_demo.requests import GenerationRequest
@@ -238,10 +238,8 @@ def why_not_run(plan: Inspection, settings: Settings, environment: EnvironmentFa
     known = find_in_catalog(plan.model)
     if known is None and "/" not in plan.model:
         return "This config is bundled without its weights. To run the model, type its Hub id."
-    if environment and plan.mesh.size > environment.num_devices:
-        has = plural(environment.num_devices, "device")
-        way_out = f"start it with --devices {plan.mesh.size}" if environment.backend == "cpu" else "a larger machine can"
-        return f"This process has {has} and cannot run it: {way_out}."
+    if environment and not has_devices(plan.mesh.size, environment):
+        return _missing_devices(plan.mesh.size, environment)
     try:
         check_limits(GenerationRequest("?", plan.model, max_new_tokens=1), settings)
     except InvalidRequestError as err:
@@ -252,6 +250,14 @@ def why_not_run(plan: Inspection, settings: Settings, environment: EnvironmentFa
             f"{plan.context_len:,}. Plan for fewer."
         )
     return None
+
+
+def _missing_devices(size: int, environment: EnvironmentFacts) -> str:
+    devices, processes = plural(environment.num_devices, "device"), environment.num_processes
+    has = f"This process has {devices}" if processes == 1 else f"These {processes} processes have {devices}"
+    each = "" if processes == 1 else " on each"
+    way_out = f"start it with --devices {-(-size // processes)}{each}" if environment.backend == "cpu" else "pick fewer"
+    return f"{has} and cannot run it: {way_out}."
 
 
 def state_words(plan: Inspection, measured: MeasuredMesh | None, problem: str | None) -> str:

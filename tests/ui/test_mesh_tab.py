@@ -32,8 +32,10 @@ def plan(engine, **changes):
 
 def run_on(made):
     """The recorded run, as if it had been made on the planned mesh."""
-    fixed = load_recorded_runs()["recorded jit"]
-    return replace(fixed, mesh=report_of(made), request=replace(fixed.request, tensor_parallel=made.mesh.size))
+    fixed, report = load_recorded_runs()["recorded jit"], report_of(made)
+    mesh = replace(made.mesh, devices=tuple(device.device for device in report.devices))
+    request = replace(fixed.request, tensor_parallel=made.mesh.size)
+    return replace(fixed, mesh=report, request=request, environment=replace(fixed.environment, mesh=mesh))
 
 
 def test_a_plan_is_made_for_any_size_and_an_empty_context_is_the_models_own(engine):
