@@ -1,11 +1,12 @@
 """What the operator lets a visitor ask for: which models, how long a prompt, how many new tokens.
 
-For requests from outside (the page, the JSON API, agents); the command line is the operator's own and is not limited.
-Knows nothing of how long a request runs (the engine stops it) nor of what a model can hold (`buckets`).
+For requests from outside (the page, the JSON API, agents); the command line is the operator's own and is limited by the
+devices alone. Knows nothing of how long a request runs (the engine stops it) nor of what a model can hold (`buckets`).
 """
 
 from hfjax_demo.catalog import CATALOG, CatalogModel, find_in_catalog
 from hfjax_demo.errors import InvalidRequestError
+from hfjax_demo.events import EnvironmentFacts
 from hfjax_demo.known_configs import find_known_config
 from hfjax_demo.requests import GenerationRequest
 from hfjax_demo.settings import ANY_MODEL, ENV_PREFIX, Settings
@@ -38,6 +39,43 @@ def check_limits(request: GenerationRequest, settings: Settings) -> None:
             f"{request.max_new_tokens}. Ask for fewer; the operator raises the limit with {ENV_PREFIX}MAX_NEW_TOKENS.",
             field="max_new_tokens",
         )
+
+
+def check_devices(request: GenerationRequest, environment: EnvironmentFacts | None) -> None:
+    """Refuses a mesh larger than this process can make.
+
+    Args:
+        request: to be run, not only planned.
+        environment: where it would run; None where JAX is still coming up: then nothing is refused yet.
+
+    Raises:
+        InvalidRequestError: of the field "tensor_parallel".
+    """
+    if environment is None or has_devices(request.tensor_parallel, environment):
+        return
+    total, processes, backend = environment.num_devices, environment.num_processes, environment.backend
+    each = total // processes
+    asked = f"{request.tensor_parallel} were asked for but"
+    more = f", or start with --devices {-(-request.tensor_parallel // processes)}" if backend == "cpu" else ""
+    if processes == 1:
+        devices = f"{total} device{'' if total == 1 else 's'} ({backend})"
+        raise InvalidRequestError(
+            f"The tensor-parallel size may be at most the number of devices: {asked} this process has {devices}. Use "
+            f"{total} or less{more}.",
+            field="tensor_parallel",
+        )
+    raise InvalidRequestError(
+        f"The tensor-parallel size may be a multiple of the {processes} processes up to their {total} devices, or at most "
+        f"those of process 0 alone: {asked} each process has {each} ({backend}). Use {total}{more} on each process.",
+        field="tensor_parallel",
+    )
+
+
+def has_devices(tensor_parallel: int, environment: EnvironmentFacts) -> bool:
+    """Whether a mesh of that size can be made: over all processes where it divides by them, else on process 0 alone."""
+    is_shared = tensor_parallel % environment.num_processes == 0
+    total = environment.num_devices
+    return tensor_parallel <= (total if is_shared else total // environment.num_processes)
 
 
 def check_may_inspect(request: GenerationRequest, settings: Settings) -> None:

@@ -16,7 +16,7 @@ MAX_QUERY_CHARS = 65536
 """A longer query is not read."""
 MAX_VALUE_CHARS = 32
 """Characters of any value but the prompt and the model's name; the longest float has 24."""
-TABS = ("generate", "compare", "kv-cache", "history")
+TABS = ("generate", "compare", "kv-cache", "mesh", "history")
 ALWAYS_WRITTEN = ("model", "prompt", "mode", "cache", "chat", "max_new_tokens")
 FREE_TEXT = ("prompt", "model")
 FLAGS = {"1": True, "0": False}

@@ -10,7 +10,6 @@ import pytest
 from hfjax_demo.errors import (
     CapacityError,
     ClusterError,
-    DeviceError,
     EngineClosedError,
     InvalidRequestError,
     ModelLoadError,
@@ -353,7 +352,7 @@ def test_two_devices_give_the_same_tokens_as_one(engine, tiny_llama):
 
 
 def test_a_mesh_larger_than_the_devices_is_refused(engine, tiny_llama):
-    with pytest.raises(DeviceError, match="64 were asked for but this process has"):
+    with pytest.raises(InvalidRequestError, match="64 were asked for but this process has"):
         engine.generate(request_to(tiny_llama, tensor_parallel=64), allow_local=True)
 
 

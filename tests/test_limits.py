@@ -1,12 +1,15 @@
 """What the operator allows a visitor, at its edges, and how a refusal reads."""
 
+from dataclasses import replace
+
 import pytest
 
 from hfjax_demo.catalog import CATALOG
 from hfjax_demo.errors import InvalidRequestError
-from hfjax_demo.limits import allowed_catalog, check_limits, may_type_any_model, offered_models
+from hfjax_demo.limits import allowed_catalog, check_devices, check_limits, has_devices, may_type_any_model, offered_models
 from hfjax_demo.requests import GenerationRequest
 from hfjax_demo.settings import Settings
+from hfjax_demo.ui.kv_cache_tab import load_recorded_runs
 
 
 def refusal(settings, prompt="hi", **fields):
@@ -79,3 +82,26 @@ def test_a_refused_model_reads_what_is_allowed_and_how_that_changes():
 
 def test_a_refused_name_is_repeated_in_part_only():
     assert len(str(refusal(Settings(models="GPT-2"), model="x" * 60_000))) < 300
+
+
+def test_a_mesh_may_have_as_many_devices_as_the_process_and_no_more():
+    here = load_recorded_runs()["recorded jit"].environment
+    two = replace(here, num_devices=2, backend="cpu")
+    check_devices(GenerationRequest("hi", tensor_parallel=2), two)
+    check_devices(GenerationRequest("hi", tensor_parallel=3), None)
+    for environment, way_out in (
+        (two, "Use 2 or less, or start with --devices 3."),
+        (replace(two, backend="gpu"), "Use 2"),
+    ):
+        with pytest.raises(InvalidRequestError, match="3 were asked for but this process has 2 devices") as caught:
+            check_devices(GenerationRequest("hi", tensor_parallel=3), environment)
+        assert caught.value.field == "tensor_parallel"
+        assert way_out in str(caught.value)
+
+
+def test_a_mesh_over_processes_takes_as_many_devices_of_each():
+    here = replace(load_recorded_runs()["recorded jit"].environment, num_devices=8, num_processes=4, backend="cpu")
+    assert [size for size in range(1, 12) if has_devices(size, here)] == [1, 2, 4, 8]
+    with pytest.raises(InvalidRequestError, match="multiple of the 4 processes up to their 8 devices") as caught:
+        check_devices(GenerationRequest("hi", tensor_parallel=12), here)
+    assert str(caught.value).endswith("each process has 2 (cpu). Use 8, or start with --devices 3 on each process.")

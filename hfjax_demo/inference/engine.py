@@ -44,7 +44,7 @@ from hfjax_demo.inference.leader import Leader
 from hfjax_demo.inference.loaded_model import ModelKey
 from hfjax_demo.inference.model_sources import catalog_status
 from hfjax_demo.inference.worker import Worker
-from hfjax_demo.limits import check_limits
+from hfjax_demo.limits import check_devices, check_limits
 from hfjax_demo.model_plan import Inspection
 from hfjax_demo.requests import GenerationRequest
 from hfjax_demo.settings import Settings
@@ -109,12 +109,14 @@ class InferenceEngine:
 
         Raises:
             InvalidRequestError: the request is over one of the operator's limits (a visitor's only: `allow_local` is the
-                operator's own command line), or as many requests wait already as the settings allow.
+                operator's own command line), asks for more devices than there are, or as many requests wait already as the
+                settings allow.
             EngineClosedError: the engine was closed.
             ClusterError: a process of its mesh is gone.
         """
         if not allow_local:
             check_limits(request, self.settings)
+        check_devices(request, self._environment)
         job = Job(f"run-{next(self._ids)}", request, allow_local)
         with self._changed:
             self._check_open()
@@ -283,6 +285,7 @@ class InferenceEngine:
     def _prepare(self, job: Job) -> Generation:
         if job.stop_requested.is_set():
             raise _StoppedError
+        check_devices(job.request, self._environment)  # a request may have come before JAX was up
         entry = find_in_catalog(job.request.model)
         name = entry.name if entry else job.request.model
         key = ModelKey(name, job.request.dtype, job.request.tensor_parallel, job.allow_local)

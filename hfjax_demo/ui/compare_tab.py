@@ -12,7 +12,7 @@ import gradio as gr
 
 from hfjax_demo.comparison import Comparison, compare_runs
 from hfjax_demo.errors import HfJaxDemoError
-from hfjax_demo.events import FailedEvent, RunRecord
+from hfjax_demo.events import EnvironmentFacts, FailedEvent, RunRecord
 from hfjax_demo.plots.race import race, race_table
 from hfjax_demo.requests import GenerationRequest
 from hfjax_demo.settings import Settings
@@ -71,7 +71,7 @@ def create_compare_tab(
             with gr.Accordion("Sampling", open=False):
                 by_field |= request_inputs.create_sampling_inputs()
             with gr.Accordion("dtype, devices, cache size", open=False):
-                by_field |= request_inputs.create_placement_inputs()
+                by_field |= request_inputs.create_placement_inputs("compare-")
     verdict = gr.HTML(text_html(HINT, class_name="explanation"), elem_id="verdict")
     with gr.Row(equal_height=False):
         with gr.Column(min_width=300):
@@ -91,7 +91,7 @@ def create_compare_tab(
                 yield {streamed[name]: value for name, value in update.items()}
 
     def on_validate(*values: Any) -> list[dict[str, Any]]:
-        return check_both(values, engine.settings)
+        return check_both(values, engine.settings, engine.status().environment)
 
     # One handler for both ways to start: while a comparison runs, another request for one is left alone, and two never
     # stream into the same panels. Only the panels change meanwhile: what is needed once, at the end, has its own handlers.
@@ -132,14 +132,14 @@ def requests_from(values: Any) -> tuple[GenerationRequest, GenerationRequest]:
     return baseline, request_inputs.request_from(other)
 
 
-def check_both(values: Sequence[Any], settings: Settings) -> list[dict[str, Any]]:
+def check_both(values: Sequence[Any], settings: Settings, environment: EnvironmentFacts | None) -> list[dict[str, Any]]:
     """One `gr.validate` an input: the first rule that the baseline breaks, or else the candidate, at its component."""
     *fields, mode, cache = values
-    checked = request_inputs.check(fields, settings)
+    checked = request_inputs.check(fields, settings, environment)
     if any(not field["is_valid"] for field in checked):
         return [*checked, gr.validate(True, ""), gr.validate(True, "")]
     fields[FIELDS.index("mode")], fields[FIELDS.index("cache")] = mode, cache
-    other = request_inputs.check(fields, settings)
+    other = request_inputs.check(fields, settings, environment)
     own = [other[FIELDS.index("mode")], other[FIELDS.index("cache")]]
     for name in ("mode", "cache"):
         other[FIELDS.index(name)] = gr.validate(True, "")

@@ -12,15 +12,15 @@ from hfjax_demo.errors import readable_bytes
 from hfjax_demo.events import EngineStatus, RunRecord
 from hfjax_demo.permalink import decode_permalink
 from hfjax_demo.plain_json import from_dict
-from hfjax_demo.settings import Settings
 from hfjax_demo.ui.api import create_api
 from hfjax_demo.ui.compare_tab import MAX_TOKENS_FROM_GENERATE, CompareTab, create_compare_tab
 from hfjax_demo.ui.components import ASSETS, AT_ONCE, QUIET, text_html
 from hfjax_demo.ui.generate_tab import GenerateTab, create_generate_tab
 from hfjax_demo.ui.history_tab import create_history_tab
-from hfjax_demo.ui.inputs import FIELDS, caches_for, check
+from hfjax_demo.ui.inputs import FIELDS, caches_for, check, parallel_info
 from hfjax_demo.ui.kv_cache_tab import create_kv_cache_tab
 from hfjax_demo.ui.links import link_base, link_notes
+from hfjax_demo.ui.mesh_tab import create_mesh_tab
 from hfjax_demo.ui.run_history import RunHistory
 from hfjax_demo.ui.words import plural
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 DEVICE_LINE_EVERY_S = 10
 UPLOADS_KEPT_S = (3600, 6 * 3600)
 """How often uploaded files are looked through, and how old they get."""
+PLACEMENT_FIELDS = {"dtype", "tensor_parallel", "max_cache_len"}
 SHARED_FIELDS = tuple(name for name in FIELDS if name not in ("mode", "cache"))
 """What both tabs ask for; the Compare tab has a mode and a cache for each side."""
 RECORDED_RUN = ASSETS / "recorded_run.json.gz"
@@ -67,15 +68,17 @@ def build_demo(engine: "InferenceEngine") -> gr.Blocks:
                 compare_tab = create_compare_tab(engine, statuses, history, asked)
             with gr.Tab("KV cache", id="kv-cache"):
                 create_kv_cache_tab(engine, history, moved)
+            with gr.Tab("Mesh", id="mesh") as mesh_page:
+                create_mesh_tab(engine, history).connect(mesh_page)
             with gr.Tab("History", id="history") as history_page:
                 create_history_tab(history).connect(history_page)
         create_api(engine)
-        _connect_compare(engine.settings, generate_tab, compare_tab, tabs, asked)
+        _connect_compare(engine, generate_tab, compare_tab, tabs, asked)
         ended = [generate_tab.finished.then, compare_tab.finished.then]
         device_news = [demo.load, gr.Timer(DEVICE_LINE_EVERY_S).tick, *ended]
         for listen in device_news:
             listen(lambda: device_html(engine.status()), None, [device_line], **AT_ONCE)
-        _connect_link(demo, generate_tab, compare_tab, tabs)
+        _connect_link(engine, demo, generate_tab, compare_tab, tabs)
     return demo
 
 
@@ -104,7 +107,7 @@ def device_words(status: EngineStatus) -> str:
 
 
 def _connect_compare(
-    settings: Settings, generate_tab: GenerateTab, compare_tab: CompareTab, tabs: gr.Tabs, asked: gr.State
+    engine: "InferenceEngine", generate_tab: GenerateTab, compare_tab: CompareTab, tabs: gr.Tabs, asked: gr.State
 ) -> None:
     """The button "Compare both" takes the Generate tab's inputs along, opens the Compare tab and starts it."""
 
@@ -113,7 +116,8 @@ def _connect_compare(
         return fields | {"max_new_tokens": min(fields["max_new_tokens"], MAX_TOKENS_FROM_GENERATE)}
 
     def on_validate(*values: Any) -> list[dict[str, Any]]:
-        return [*check(list(carried(values[:-1]).values()), settings), gr.validate(True, "")]
+        given = list(carried(values[:-1]).values())
+        return [*check(given, engine.settings, engine.status().environment), gr.validate(True, "")]
 
     def on_take(*values: Any) -> list[Any]:
         *given, times_asked = values
@@ -125,7 +129,9 @@ def _connect_compare(
     generate_tab.compare_button.click(on_take, inputs, outputs, validator=on_validate, **QUIET)
 
 
-def _connect_link(demo: gr.Blocks, generate_tab: GenerateTab, compare_tab: CompareTab, tabs: gr.Tabs) -> None:
+def _connect_link(
+    engine: "InferenceEngine", demo: gr.Blocks, generate_tab: GenerateTab, compare_tab: CompareTab, tabs: gr.Tabs
+) -> None:
     """Puts what the page's address says into the inputs of both tabs; nothing runs by that.
 
     The buttons that start runs come to life with it: who is quicker than that would run what the link does not say.
@@ -134,13 +140,21 @@ def _connect_link(demo: gr.Blocks, generate_tab: GenerateTab, compare_tab: Compa
     def on_load(request: gr.Request) -> list[Any]:
         link = decode_permalink(dict(request.query_params))
         said = {name: link.values.get(name, gr.skip()) for name in FIELDS}
+        # JAX comes up while the page is built: how many devices there are is known by now.
+        told: dict[str, Any] = {"info": parallel_info(engine.status().environment)}
+        if "tensor_parallel" in link.values:
+            told["value"] = link.values["tensor_parallel"]
+        said["tensor_parallel"] = gr.update(**told)
         compared = [said[name] for name in SHARED_FIELDS]
         if "mode" in link.values:
             said["cache"] = caches_for(str(link.values["mode"]), str(link.values.get("cache", "")))
         notes = "".join(text_html(note, class_name="link-note") for note in link_notes(link))
         selected = gr.Tabs(selected=link.tab or "generate")
-        return [*said.values(), *compared, notes, selected, *[gr.Button(interactive=True)] * 3]
+        # An error is said at its field, and a field in a closed box is not there to be seen.
+        box = gr.Accordion(open=True) if PLACEMENT_FIELDS & link.values.keys() else gr.skip()
+        return [*said.values(), *compared, notes, selected, box, *[gr.Button(interactive=True)] * 3]
 
     buttons = [generate_tab.generate_button, generate_tab.compare_button, compare_tab.compare_button]
     compared = [compare_tab.inputs.by_field[name] for name in SHARED_FIELDS]
-    demo.load(on_load, None, [*generate_tab.inputs.components, *compared, generate_tab.notes, tabs, *buttons], **AT_ONCE)
+    placed = [generate_tab.notes, tabs, generate_tab.placement_box, *buttons]
+    demo.load(on_load, None, [*generate_tab.inputs.components, *compared, *placed], **AT_ONCE)

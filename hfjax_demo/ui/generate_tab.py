@@ -35,6 +35,7 @@ class GenerateTab:
         inputs: of the request.
         generate_button: starts a run; to be made interactive once the inputs hold what the page's address says.
         compare_button: leads to the Compare tab with this prompt; likewise.
+        placement_box: holds dtype, devices and cache size; to be opened where the page's address says one of them.
         finished: the event after which the device line may have changed.
         notes: where what was wrong with a link is said.
     """
@@ -42,6 +43,7 @@ class GenerateTab:
     inputs: RequestInputs
     generate_button: gr.Button
     compare_button: gr.Button
+    placement_box: gr.Accordion
     finished: gr.events.Dependency
     notes: gr.HTML
 
@@ -73,7 +75,7 @@ def create_generate_tab(
                 copy_link = gr.Button("Copy link", elem_id="copy-link", min_width=120)
             with gr.Accordion("Sampling", open=False):
                 by_field |= request_inputs.create_sampling_inputs()
-            with gr.Accordion("dtype, devices, cache size", open=False):
+            with gr.Accordion("dtype, devices, cache size", open=False) as placement_box:
                 by_field |= request_inputs.create_placement_inputs()
             link = gr.Textbox(
                 label="Link to these inputs",
@@ -106,7 +108,7 @@ def create_generate_tab(
         fields.components,
         list(streamed.values()),
         concurrency_limit=None,
-        validator=lambda *values: request_inputs.check(values, engine.settings),
+        validator=lambda *values: request_inputs.check(values, engine.settings, engine.status().environment),
         **QUIET,
     )
     drawn = finished.success(on_made, [made], [plot, table], **QUIET)
@@ -114,7 +116,7 @@ def create_generate_tab(
     connect_stop(engine, stop, run_id)
     request_inputs.connect_chat(by_field)
     copy_link.click(None, fields.components, [link], js=link_script(link_base), api_visibility="private")
-    return GenerateTab(fields, generate, compare, kept, notes)
+    return GenerateTab(fields, generate, compare, placement_box, kept, notes)
 
 
 async def _run(engine: "InferenceEngine", request: GenerationRequest) -> AsyncIterator[dict[str, Any]]:

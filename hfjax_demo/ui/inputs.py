@@ -11,15 +11,17 @@ import gradio as gr
 
 from hfjax_demo.catalog import DEFAULT_MODEL, find_in_catalog
 from hfjax_demo.errors import InvalidRequestError
+from hfjax_demo.events import EnvironmentFacts
 from hfjax_demo.kv_shapes import DTYPE_BYTES
-from hfjax_demo.limits import check_limits, may_type_any_model, offered_models
+from hfjax_demo.limits import check_devices, check_limits, may_type_any_model, offered_models
 from hfjax_demo.requests import DEFAULT_CACHE, MAX_SEED, ExecutionMode, GenerationRequest
 from hfjax_demo.settings import Settings
 from hfjax_demo.ui.components import AT_ONCE, text_html
-from hfjax_demo.ui.words import CACHE_CHOICES, CACHE_EXPLANATIONS, MODE_CHOICES
+from hfjax_demo.ui.words import CACHE_CHOICES, CACHE_EXPLANATIONS, MODE_CHOICES, plural
 
 FIELDS = tuple(field.name for field in fields(GenerationRequest))
 WHOLE_NUMBERS = {"max_new_tokens", "top_k", "seed", "tensor_parallel", "max_cache_len"}
+PARALLEL_INFO = "Devices that weights and cache are split over."
 
 EXAMPLES = [
     "The secret to baking a good cake is",
@@ -50,11 +52,13 @@ def request_from(values: Sequence[Any]) -> GenerationRequest:
     return GenerationRequest(**{name: _plain(name, value) for name, value in zip(FIELDS, values, strict=True)})
 
 
-def check(values: Sequence[Any], settings: Settings) -> list[dict[str, Any]]:
+def check(values: Sequence[Any], settings: Settings, environment: EnvironmentFacts | None) -> list[dict[str, Any]]:
     """One `gr.validate` a field: the first rule broken is shown at its component, and what was typed stays."""
     broken: InvalidRequestError | None = None
     try:
-        check_limits(request_from(values), settings)
+        request = request_from(values)
+        check_limits(request, settings)
+        check_devices(request, environment)
     except InvalidRequestError as err:
         broken = err
     at = None if broken is None else broken.field if broken.field in FIELDS else "prompt"
@@ -62,6 +66,8 @@ def check(values: Sequence[Any], settings: Settings) -> list[dict[str, Any]]:
 
 
 def _plain(name: str, value: Any) -> Any:
+    if name == "max_cache_len" and value == 0:
+        return None  # what gradio 6.31 makes of an empty number once its accordion has been opened
     if name in WHOLE_NUMBERS and isinstance(value, float) and value.is_integer():
         return int(value)
     return value
@@ -129,17 +135,27 @@ def create_sampling_inputs() -> dict[str, Any]:
     }
 
 
-def create_placement_inputs() -> dict[str, Any]:
+def create_placement_inputs(prefix: str = "") -> dict[str, Any]:
     """In what numbers and over how many devices."""
     return {
         "dtype": gr.Dropdown(list(DTYPE_BYTES), value="float32", label="dtype", info="Of weights and cache."),
         "tensor_parallel": gr.Number(
-            1, label="Tensor-parallel size", info="Devices that weights and cache are split over.", precision=0, minimum=1
+            1, label="Tensor-parallel size", info=PARALLEL_INFO, precision=0, elem_id=f"{prefix}tensor-parallel"
         ),
         "max_cache_len": gr.Number(
-            None, label="Fixed cache, positions", info="Empty: the smallest size that fits.", precision=0, minimum=1
+            None, label="Fixed cache, positions", info="Empty or 0: the smallest size that fits.", precision=0
         ),
     }
+
+
+def parallel_info(environment: EnvironmentFacts | None) -> str:
+    """What stands below the tensor-parallel size: what it does and how many devices there are, once that is known."""
+    if environment is None:
+        return PARALLEL_INFO
+    processes, devices = environment.num_processes, plural(environment.num_devices, "device")
+    has = f"This process has {devices}" if processes == 1 else f"These {processes} processes have {devices}"
+    more = "; --devices makes more" if environment.backend == "cpu" else ""
+    return f"{PARALLEL_INFO} {has} ({environment.backend}){more}. The Mesh tab draws how."
 
 
 def model_words(name: str, statuses: dict[str, str]) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from hfjax_demo.errors import InvalidRequestError, readable_bytes
 from hfjax_demo.events import RECORD_SCHEMA, RunRecord
+from hfjax_demo.mesh_agreement import MeshKey, mesh_key
 from hfjax_demo.plain_json import from_dict, to_dict
 from hfjax_demo.plots.hover_text import shown_text
 from hfjax_demo.ui.record_check import check_record
@@ -34,6 +35,7 @@ class StoredRun:
         label: one line for a list: the title, then what ran and how it went.
         packed: the record's JSON, zlib-compressed.
         is_imported: whether it came from a file, which anyone may have written.
+        mesh_key: what a plan of its mesh is made for; None where it had none to compare.
     """
 
     name: str
@@ -41,6 +43,7 @@ class StoredRun:
     label: str
     packed: bytes
     is_imported: bool = False
+    mesh_key: MeshKey | None = None
 
     @property
     def json(self) -> str:
@@ -76,7 +79,7 @@ class RunHistory:
         name = f"imported {number}" if is_imported else f"run {number}"
         title = f"{name} · {setting_words(record.request)}"
         packed = zlib.compress(export_json(record).encode())
-        run = StoredRun(name, title, f"{title} · {run_words(record)}", packed, is_imported)
+        run = StoredRun(name, title, f"{title} · {run_words(record)}", packed, is_imported, mesh_key(record))
         runs = (*self.runs, run)[-MAX_RUNS:]
         while len(runs) > 1 and sum(len(kept.packed) for kept in runs) > MAX_PACKED_BYTES:
             runs = runs[1:]
@@ -95,6 +98,11 @@ class RunHistory:
             f"This visit keeps its last {MAX_RUNS} runs and {name!r} is not among its {len(self.runs)}. Pick one of the "
             "list, or import it."
         )
+
+    def newest_on(self, key: MeshKey) -> StoredRun | None:
+        """The newest run on such a mesh that was made in this visit, not imported; None without one."""
+        same = (run for run in reversed(self.runs) if run.mesh_key == key and not run.is_imported)
+        return next(same, None)
 
 
 def run_words(record: RunRecord) -> str:

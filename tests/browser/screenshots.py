@@ -46,6 +46,8 @@ def take_tabs(page: Page, folder: Path, look: str) -> list[Path]:
         pages.open_tab(page, tab)
         if tab in pages.RUN_BUTTONS:
             pages.run(page, pages.RUN_BUTTONS[tab])
+        if tab == "Mesh":
+            page.locator("#mesh-verdict .verdict").wait_for()
         if tab == "History":
             pages.wait_for_drawn_record(page)
         path = folder / f"{tab.lower()}-{look}.png"
