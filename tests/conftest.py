@@ -13,7 +13,7 @@ from tests.architectures import write_architecture
 # half of that; one test runs the real thing with the compiler's own settings.
 QUICK_TO_COMPILE = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 
-DEVICES = 4
+DEVICES = 8
 """Virtual devices of the test processes: enough for a mesh, fixed before JAX starts."""
 
 

@@ -98,8 +98,9 @@ class FixedLayer(StaticLayer):
         return self.keys, self.values
 
     def _written(self, buffer: jax.Array, new: jax.Array, position: jax.Array) -> jax.Array:
-        written = _write(buffer, new, position)
-        return written if self.layout is None else self.layout.heads(written)
+        if self.layout is None:
+            return _write(buffer, new, position)
+        return self.layout.heads(_write(buffer, self.layout.heads(new), position))
 
 
 def _write(buffer: jax.Array, new: jax.Array, position: jax.Array) -> jax.Array:
