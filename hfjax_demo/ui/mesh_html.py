@@ -127,7 +127,7 @@ def rules_html(plan: Inspection) -> str:
     rows = [
         [
             *(rule.pattern, rule.num_weights, spec_text(rule.spec), f"{rule.shape} → {rule.shard_shape}"),
-            rule.reason if rule.style in rule.reason else f"{rule.style}: {rule.reason}",
+            rule.reason if rule.style in rule.reason or not any(rule.spec) else f"{rule.style}: {rule.reason}",
             *(f"{small_bytes(rule.bytes_per_device)} of {small_bytes(rule.total_bytes)}", rule.origin),
         ]
         for rule in plan.rules
