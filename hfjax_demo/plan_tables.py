@@ -1,4 +1,4 @@
-"""The tables of a plan: layers, weights, accelerators, the curve, the formula's factors. Headers say their units.
+"""The tables of a plan: layers, weights, rules, accelerators, the curve, the formula's factors. Headers say their units.
 
 Pure functions from plain data to headers and rows, for CSV and for the page. Knows nothing of how a plan is made.
 """
@@ -32,6 +32,25 @@ def weights_table(plan: Inspection) -> Table:
         [weight.name, weight.shape, weight.spec, weight.shard_shape, weight.bytes_per_device, weight.reason]
         for weight in plan.weights.tensors
     ]
+
+
+def rules_table(plan: Inspection) -> Table:
+    """One row a pattern of weight names: which table places them, how, and why."""
+    headers = ["Pattern", "Style", "From", "Shape", "Split over", "Shape on one device", "Weights", "Bytes"]
+    headers += ["Bytes per device", "Why"]
+    return headers, [
+        [
+            *(rule.pattern, rule.style, rule.origin, rule.shape, rule.spec, rule.shard_shape, rule.num_weights),
+            *(rule.total_bytes, rule.bytes_per_device, rule.reason),
+        ]
+        for rule in plan.rules
+    ]
+
+
+def collectives_table(plan: Inspection) -> Table:
+    """One row a cause of communication in one decode step; none on one device."""
+    headers = ["Kind", "Count a step", "Bytes a step", "Why"]
+    return headers, [[each.kind, each.count, each.bytes, each.reason] for each in plan.collectives]
 
 
 def accelerators_table(plan: Inspection) -> Table:
@@ -85,6 +104,8 @@ def formula_table(plan: Inspection) -> Table:
 TABLES: dict[str, Callable[[Inspection], Table]] = {
     "layers": layers_table,
     "weights": weights_table,
+    "rules": rules_table,
+    "collectives": collectives_table,
     "accelerators": accelerators_table,
     "curve": curve_table,
     "formula": formula_table,

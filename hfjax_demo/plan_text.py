@@ -24,7 +24,8 @@ def plan_lines(plan: Inspection) -> Iterator[str]:
         f"{weights.bytes_per_device / 1e6:,.1f} MB on each of {size}"
     )
     if (whole := _whole_everywhere(plan)) > weights.bytes_per_device // 2 and size > 1:
-        yield f"          {whole / 1e6:,.1f} MB of them are not split: every device has them whole (--csv weights says why)"
+        yield f"          {whole / 1e6:,.1f} MB of them are not split: every device has them whole (--csv rules says why)"
+    yield from _mesh_lines(plan)
     yield (
         f"KV cache  {cache.total_bytes / 1e6:,.1f} MB for {plan.batch_size} x {plan.context_len} positions, "
         f"{cache.bytes_per_token:,} bytes a token; {cache.bytes_per_device / 1e6:,.1f} MB on each of {size}"
@@ -34,6 +35,19 @@ def plan_lines(plan: Inspection) -> Iterator[str]:
     for layer in cache.layers:
         yield f"  layer {layer.layer:3d}  {layer.kind:18s} K {layer.key_shape} V {layer.value_shape}"
     yield from _accelerator_lines(plan)
+
+
+def _mesh_lines(plan: Inspection) -> Iterator[str]:
+    """How weights lie on a mesh of several devices, and what a step has to communicate."""
+    if plan.mesh.size == 1:
+        return
+    for rule in plan.rules:
+        where = f"{rule.shard_shape} of {rule.shape}" if rule.spec else f"{rule.shape} whole"
+        yield f"rule      {rule.num_weights:4d} x {rule.pattern}: {where}; {rule.reason} ({rule.origin})"
+    for each in plan.collectives:
+        yield f"step      {each.count:4d} x {each.kind}, {each.bytes:,} bytes: {each.reason}"
+    if not plan.collectives:
+        yield "step      no communication: every device does the whole work"
 
 
 def _formula_lines(plan: Inspection) -> Iterator[str]:

@@ -70,7 +70,7 @@ class Anatomy:
         max_context_len: positions it was made for, None for no limit.
         layers: of the cache.
         weights: each unique parameter.
-        rules: of each weight that a table knows, by its name; see `parallel_rules.read_rules`.
+        rules: of each weight, by its name; see `parallel_rules.read_rules`.
         fields: where the formula's numbers come from.
         num_experts: of each layer that has any, 0 for none.
         experts_per_token: of them, 0 where the config does not say.

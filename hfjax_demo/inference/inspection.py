@@ -15,6 +15,7 @@ from hfjax_demo.inference.anatomy import Anatomy, read_anatomy
 from hfjax_demo.inference.device_mesh import MODEL_AXIS
 from hfjax_demo.inference.gguf_conversion import prefer_converted
 from hfjax_demo.inference.given_config import config_from_dict
+from hfjax_demo.inference.mesh_plan import expected_collectives, plan_rules
 from hfjax_demo.inference.model_config import first_line, load_config, quiet_transformers
 from hfjax_demo.inference.model_files import Progress
 from hfjax_demo.inference.model_sources import resolve_config
@@ -144,8 +145,8 @@ def _inspection(name: str, source: str, anatomy: Anatomy, numbers: _Numbers, ass
         decode=decode,
         accelerators=fit_accelerators(needs, batch_size, length),
         curve=context_curve(needs, batch_size, max(length, anatomy.max_context_len or 1)),
-        rules=(),
-        collectives=(),
+        rules=plan_rules(anatomy, dtype, parts),
+        collectives=expected_collectives(anatomy, dtype, parts),
         assumed=assumed,
     )
 

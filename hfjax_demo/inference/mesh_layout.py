@@ -23,8 +23,8 @@ class MeshLayout:
 
     Attributes:
         mesh: the devices.
-        rules: of each weight that a table knows, by its name.
-        gathered: paths of modules whose outputs the model needs whole on every device -> whether each computes a share.
+        rules: of each weight, by its name.
+        gathered: modules (paths) whose outputs each device needs all of -> whether each computes a share of them.
     """
 
     mesh: jax.sharding.Mesh

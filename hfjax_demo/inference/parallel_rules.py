@@ -25,31 +25,36 @@ OWN_PLAN = "the model's own plan"
 OUR_PLAN = "our table"
 NO_RULE = "no rule"
 
-ROW_SUM = "row-parallel projection"
-EXPERT_SUM = "layer of experts"
-COLUMN_GATHER = "column-parallel projection whose outputs are needed whole"
-EXPERT_GATHER = "layer of experts, of gates and ups"
-LOOKUP_SUM = "embedding lookup"
-HEAD_GATHER = "output layer, of the logits"
+ROW_SUM = "one after each row-parallel projection"
+EXPERT_SUM = "one after each layer of experts, of the outputs of those a token passes through"
+COLUMN_GATHER = "one after each projection of which every device needs all outputs"
+EXPERT_GATHER = "one in each layer of experts, of gates and ups of those a token passes through"
+LOOKUP_SUM = "one after the lookup in the embedding"
+HEAD_GATHER = "one after the output layer, of the logits"
 """What an exchange follows."""
 
 GATHERS = frozenset({COLUMN_GATHER, EXPERT_GATHER})
 """After these the model's own code needs all outputs on every device."""
+
+NAMELESS = frozenset({LOOKUP_SUM, HEAD_GATHER})
+"""Of these a model has one, so that no name is needed beside it."""
 
 _ATTENTION = r"(?:self_attn|self_attention|attn|attention)"
 OUR_TABLE = (
     (rf"{_ATTENTION}\.(?:q_proj|k_proj|v_proj|query|key|value|sinks)", "colwise"),
     (rf"{_ATTENTION}\.(?:c_attn|query_key_value|qkv_proj|Wqkv)", "colwise"),
     (rf"{_ATTENTION}\.(?:o_proj|out_proj|c_proj|dense)", "rowwise"),
+    (r"attention\.self\.(?:query|key|value)", "colwise"),
+    (r"attention\.output\.dense", "rowwise"),
     (r"mlp\.experts\.gate_up_proj(?:_bias)?", "packed_rowwise"),
     (r"mlp\.experts\.down_proj", "colwise"),
-    (r"(?:gate_proj|up_proj|fc1|fc_in|c_fc|dense_h_to_4h)", "colwise"),
-    (r"(?:down_proj|fc2|fc_out|mlp\.c_proj|dense_4h_to_h)", "rowwise"),
+    (r"(?:gate_proj|up_proj|fc1|fc_in|c_fc|dense_h_to_4h|intermediate\.dense|feed_forward\.w[13])", "colwise"),
+    (r"(?:down_proj|fc2|fc_out|mlp\.c_proj|dense_4h_to_h|output\.dense|feed_forward\.w2)", "rowwise"),
 )
 """How a weight's name ends, without ".weight" or ".bias" -> parallel style, in the words of Transformers' own plans.
 
 For models without a plan, such as GPT-2, OPT, Bloom, StableLM, Falcon, GPT-J, GPT-Neo, CodeGen, GPT-BigCode, XGLM, BioGPT,
-Persimmon, MPT and GPT-OSS (whose experts are [experts, in, out]).
+Persimmon, MPT, BERT and GPT-OSS (whose experts are [experts, in, out]).
 """
 
 _GATHERED = frozenset({"colwise_rep", "colwise_gather_output", "packed_colwise", "packed_rowwise", "embedding_colwise"})
@@ -58,7 +63,7 @@ _ON_ROWS = frozenset({"rowwise", "rowwise_rep", "rowwise_split_input"})
 _ON_LAST = frozenset({"packed_rowwise", "embedding_colwise"})
 _ON_VOCABULARY = frozenset({"embedding_rowwise", "vocab_parallel_rowwise"})
 _WHOLE = {
-    "replicated_with_grad_allreduce": "a norm of each head, small",
+    "replicated_with_grad_allreduce": "a norm of each head, small, and the same for all",
     "mla_kv_a_proj": "it makes the latent that all heads read, so every device needs all of it",
 }
 
@@ -113,30 +118,42 @@ class _Weight:
 
 
 def read_rules(module: Any) -> dict[str, WeightRule]:
-    """The rule of each parameter of a Transformers model that a table knows, by its name (a tied one under its first).
+    """The rule of each parameter of a Transformers model, by its name (a tied one under its first).
 
     Args:
         module: its parameters may be on "meta".
     """
     config = module.config.get_text_config(decoder=True)
-    base_plan = getattr(config, "base_model_tp_plan", None)
-    plan: dict[str, str] = {}
-    if isinstance(base_plan, Mapping):
-        plan = {f"{module.base_model_prefix}.{name}": style for name, style in base_plan.items()}
-    has_plan = bool(plan)
-    if isinstance(head_plan := type(module)._tp_plan, Mapping):
-        plan |= head_plan
+    layers_plan = _layers_plan(module, config)
+    head_plan = type(module)._tp_plan
+    plan = layers_plan | (dict(head_plan) if isinstance(head_plan, Mapping) else {})
+    unknown = "the model's own plan does not split it" if layers_plan else "our table does not know it"
     rules = {}
     for name, parameter in module.named_parameters():
         weight = _weight_of(module, name, parameter)
         style, origin = _style_in(plan, name), OWN_PLAN
         if style is None:
-            style, origin = None if has_plan else _style_in_our_table(weight.path), OUR_PLAN
+            style, origin = None if layers_plan else _style_in_our_table(weight.path), OUR_PLAN
         if style is None and (weight.is_input or weight.is_output):
             style = "embedding_rowwise"
         if style is not None:
             rules[name] = _rule_of(weight, style, origin, config)
+        elif "Norm" in type(weight.part).__name__:
+            rules[name] = WeightRule(REPLICATED, OUR_PLAN, None, (), "a norm, small, and each device needs all of it")
+        else:
+            rules[name] = WeightRule(REPLICATED, NO_RULE, None, (), unknown)
     return rules
+
+
+def _layers_plan(module: Any, config: Any) -> dict[str, str]:
+    """The plan of the text model's own parts, which stand beside its embedding: in a multimodal model not at the base."""
+    plan = getattr(config, "base_model_tp_plan", None)
+    if not isinstance(plan, Mapping):
+        return {}
+    embedding = module.get_input_embeddings()
+    path = next((path for path, part in module.named_modules() if part is embedding), f"{module.base_model_prefix}.")
+    base = path.rpartition(".")[0]
+    return {f"{base}.{name}" if base else name: style for name, style in plan.items()}
 
 
 def _weight_of(module: Any, name: str, parameter: torch.nn.Parameter) -> _Weight:
@@ -189,8 +206,8 @@ def _vocabulary_rule(weight: _Weight, origin: str) -> WeightRule:
     if weight.is_output:
         if not weight.is_bias:
             exchanges.append(Exchange("all-gather", weight.shape[0], HEAD_GATHER))
-        share = "as the output layer too, it computes its share of the logits" if parts else "each device computes its share"
-        parts.append(f"{share}; one all-gather joins them")
+        subject = "as the output layer too, it" if parts else "each device"
+        parts.append(f"{subject} computes its share of the logits; one all-gather joins them")
     reason = f"{VOCABULARY}: {'; '.join(parts)}"
     return WeightRule(VOCABULARY, origin, 0, ((weight.shape[0], "tokens of the vocabulary"),), reason, tuple(exchanges))
 

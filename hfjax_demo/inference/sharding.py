@@ -4,6 +4,7 @@ One mesh axis, tensor parallelism. Whatever does not divide is replicated, and t
 functions of shapes and rules; knows nothing of how weights are loaded.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -36,20 +37,25 @@ class Placement:
         """Whether the mesh divides it."""
         return MODEL_AXIS in self.spec
 
+    @property
+    def num_elements(self) -> int:
+        """Numbers in one device's part."""
+        return math.prod(self.shard_shape)
+
 
 def place_weight(shape: Sequence[int], rule: WeightRule | None, parts: int) -> Placement:
     """Where one weight or buffer lies on a mesh of `parts` devices.
 
     Args:
         shape: of the whole array.
-        rule: see `parallel_rules.read_rules`; None where no table knows it.
+        rule: see `parallel_rules.read_rules`; None for a buffer.
         parts: devices of the mesh.
     """
     shape = tuple(shape)
     if parts == 1:
         return Placement((), shape, "one device holds everything")
     if rule is None:
-        return Placement((), shape, "replicated: small, or no table knows how to split it")
+        return Placement((), shape, "replicated: a buffer, no weight")
     if rule.axis is None:
         return Placement((), shape, f"replicated: {rule.reason}")
     for count, what in rule.units:

@@ -15,10 +15,8 @@ def plan_weights(anatomy: Anatomy, dtype: str, parts: int) -> tuple[WeightsPlan,
     tensors = []
     read_bytes = read_per_device = active = 0
     for weight in anatomy.weights:
-        placement = sharding.place_weight(weight.shape, anatomy.rules.get(weight.name), parts)
-        shard_size = 1
-        for size in placement.shard_shape:
-            shard_size *= size
+        placement = sharding.place_weight(weight.shape, anatomy.rules[weight.name], parts)
+        shard_size = placement.num_elements
         read, of = weight.share
         read_bytes += weight.num_parameters * itemsize * read // of
         read_per_device += shard_size * itemsize * read // of

@@ -4,14 +4,15 @@ The two runs take turns, because two at once would slow each other down and meas
 """
 
 import html
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
 from hfjax_demo.comparison import Comparison, compare_runs
-from hfjax_demo.events import EnvironmentFacts, RunRecord
+from hfjax_demo.errors import HfJaxDemoError
+from hfjax_demo.events import EnvironmentFacts, FailedEvent, RunRecord
 from hfjax_demo.plots.race import race, race_table
 from hfjax_demo.requests import GenerationRequest
 from hfjax_demo.settings import Settings
@@ -19,7 +20,7 @@ from hfjax_demo.ui import inputs as request_inputs
 from hfjax_demo.ui.components import AT_ONCE, QUIET, panel_value, run_panel, table_html, text_html
 from hfjax_demo.ui.inputs import FIELDS, RequestInputs
 from hfjax_demo.ui.run_view import RunView
-from hfjax_demo.ui.runs import connect_stop, keep_runs, page_errors, views_of
+from hfjax_demo.ui.runs import KEEPING, connect_stop, keep_runs, page_errors, views_of
 from hfjax_demo.ui.words import setting_words
 
 if TYPE_CHECKING:
@@ -33,21 +34,30 @@ MAX_TOKENS_FROM_GENERATE = 16
 
 @dataclass(frozen=True)
 class CompareTab:
-    """The tab's components that others use, and how they start it.
+    """The tab's components that others use.
 
     Attributes:
         inputs: of both requests; mode and cache are the baseline's.
         compare_button: starts a comparison; to be made interactive once the inputs hold what the page's address says.
-        start_after: makes a comparison follow an event; returns the event that ends it.
+        finished: the event after which the device line may have changed.
     """
 
     inputs: RequestInputs
     compare_button: gr.Button
-    start_after: Callable[[Callable[..., gr.events.Dependency]], gr.events.Dependency]
+    finished: gr.events.Dependency
 
 
-def create_compare_tab(engine: "InferenceEngine", statuses: dict[str, str], history: gr.State) -> CompareTab:
-    """Builds the tab inside the current Blocks; arguments as `create_generate_tab`'s."""
+def create_compare_tab(
+    engine: "InferenceEngine", statuses: dict[str, str], history: gr.State, asked: gr.State
+) -> CompareTab:
+    """Builds the tab inside the current Blocks.
+
+    Args:
+        engine: serves the requests.
+        statuses: where each catalog model is.
+        history: state that holds the visit's `RunHistory`.
+        asked: state that counts how often another tab asked for a comparison; a change of it starts one; outside all tabs.
+    """
     with gr.Row(equal_height=False):
         with gr.Column(min_width=300):
             by_field = request_inputs.create_prompt_inputs(engine.settings, statuses, "compare-")
@@ -77,22 +87,30 @@ def create_compare_tab(engine: "InferenceEngine", statuses: dict[str, str], hist
 
     async def on_compare(*values: Any) -> AsyncIterator[dict[Any, Any]]:
         with page_errors():
-            async for update in _run_both(engine, *requests_from(values)):
+            async for update in run_both(engine, *requests_from(values)):
                 yield {streamed[name]: value for name, value in update.items()}
 
     def on_validate(*values: Any) -> list[dict[str, Any]]:
         return check_both(values, engine.settings, engine.status().environment)
 
-    def start_after(listen: Callable[..., gr.events.Dependency]) -> gr.events.Dependency:
-        # Only the panels change while a run streams: what is needed once, at the end, has a handler of its own.
-        ended = listen(on_compare, inputs, list(streamed.values()), concurrency_limit=None, validator=on_validate, **QUIET)
-        drawn = ended.success(_outcome, [made], [verdict, plot, table, table_box, left, right], **QUIET)
-        return drawn.then(keep_runs, [history, made], [history, made], **QUIET)
-
+    # One handler for both ways to start: while a comparison runs, another request for one is left alone, and two never
+    # stream into the same panels. Only the panels change meanwhile: what is needed once, at the end, has its own handlers.
+    ended = gr.on(
+        [start.click, asked.change],
+        on_compare,
+        inputs,
+        list(streamed.values()),
+        trigger_mode="once",
+        concurrency_limit=None,
+        validator=on_validate,
+        **QUIET,
+    )
+    drawn = ended.success(_outcome, [made], [verdict, plot, table, table_box, left, right], **QUIET)
+    kept = drawn.then(keep_runs, [history, made], [history, made], **KEEPING)
     run_id.change(_cleared, [run_id], [verdict, plot, table_box], **AT_ONCE)
     connect_stop(engine, stop, run_id)
     request_inputs.connect_chat(by_field)
-    return CompareTab(fields, start, start_after)
+    return CompareTab(fields, start, kept)
 
 
 HINT = (
@@ -128,7 +146,7 @@ def check_both(values: Sequence[Any], settings: Settings, environment: Environme
     return [*other, *own]
 
 
-async def _run_both(
+async def run_both(
     engine: "InferenceEngine", baseline: GenerationRequest, candidate: GenerationRequest
 ) -> AsyncIterator[dict[str, Any]]:
     """The updates of both runs, by component; a run that is stopped or fails ends the comparison."""
@@ -137,11 +155,16 @@ async def _run_both(
     yield {"left": panel_value(RunView(baseline).state()), "right": panel_value(waiting)}
     for side, request in (("left", baseline), ("right", candidate)):
         told_id = ""
-        async for run_id, view in views_of(engine, request):
-            if view.record is not None:
-                records.append(view.record)
-            yield {side: panel_value(view.state())} | ({"run_id": run_id} if run_id != told_id else {})
-            told_id = run_id
+        try:
+            async for run_id, view in views_of(engine, request):
+                if view.record is not None:
+                    records.append(view.record)
+                yield {side: panel_value(view.state())} | ({"run_id": run_id} if run_id != told_id else {})
+                told_id = run_id
+        except HfJaxDemoError as err:  # refused, as by a full queue: said where the run would have been
+            view = RunView(request)
+            view.apply(FailedEvent(type(err).__name__, str(err)))
+            yield {side: panel_value(view.state())}
         if len(records) < SIDES.index(side) + 1 or is_cut_short(records[-1]):
             break
     yield {"run_id": "", "made": tuple(records)}

@@ -23,12 +23,12 @@ AT_ONCE: dict[str, Any] = QUIET | {"queue": False}
 
 
 def panel_value(state: dict[str, Any]) -> str:
-    """A `RunView.state()` as the run panel's value: JSON text.
+    """A `RunView.state()` as the run panel's value: JSON text without a `<`, which would look like markup.
 
     Text, because Gradio compares, copies and wraps a structure at every update, on both sides, value by value: that took
-    more of the machine than some tokens.
+    more of the machine than some tokens. Gradio 6.31 warns of a `<script>` in any HTML component's value.
     """
-    return json.dumps(state, ensure_ascii=False, separators=(",", ":"))
+    return json.dumps(state, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def run_panel(state: dict[str, Any] | None = None, **props: Any) -> gr.HTML:

@@ -14,7 +14,7 @@ from hfjax_demo.permalink import decode_permalink
 from hfjax_demo.plain_json import from_dict
 from hfjax_demo.ui.api import create_api
 from hfjax_demo.ui.compare_tab import MAX_TOKENS_FROM_GENERATE, CompareTab, create_compare_tab
-from hfjax_demo.ui.components import ASSETS, AT_ONCE, text_html
+from hfjax_demo.ui.components import ASSETS, AT_ONCE, QUIET, text_html
 from hfjax_demo.ui.generate_tab import GenerateTab, create_generate_tab
 from hfjax_demo.ui.history_tab import create_history_tab
 from hfjax_demo.ui.inputs import FIELDS, caches_for, check, parallel_info
@@ -58,21 +58,24 @@ def build_demo(engine: "InferenceEngine") -> gr.Blocks:
         device_line = gr.HTML(device_html(engine.status()), elem_id="device-line")
         gr.HTML(WHAT_IS_THIS)
         history = gr.State(RunHistory(), time_to_live=6 * 3600)
+        # States whose change starts something. Gradio 6.31 tells of it when a queued handler has ended, but of one in a tab
+        # never opened also before that, with the inputs of before: so these are outside the tabs.
+        asked, moved = gr.State(0), gr.State(0)
         with gr.Tabs() as tabs:
             with gr.Tab("Generate", id="generate"):
                 generate_tab = create_generate_tab(engine, statuses, history, recorded, link_base())
             with gr.Tab("Compare", id="compare"):
-                compare_tab = create_compare_tab(engine, statuses, history)
+                compare_tab = create_compare_tab(engine, statuses, history, asked)
             with gr.Tab("KV cache", id="kv-cache"):
-                create_kv_cache_tab(engine, history)
+                create_kv_cache_tab(engine, history, moved)
             with gr.Tab("Mesh", id="mesh") as mesh_page:
                 create_mesh_tab(engine, history).connect(mesh_page)
             with gr.Tab("History", id="history") as history_page:
                 create_history_tab(history).connect(history_page)
         create_api(engine)
-        ended = [generate_tab.finished, compare_tab.start_after(compare_tab.compare_button.click)]
-        ended.append(_connect_compare(engine, generate_tab, compare_tab, tabs))
-        device_news = [demo.load, gr.Timer(DEVICE_LINE_EVERY_S).tick, *(event.then for event in ended)]
+        _connect_compare(engine, generate_tab, compare_tab, tabs, asked)
+        ended = [generate_tab.finished.then, compare_tab.finished.then]
+        device_news = [demo.load, gr.Timer(DEVICE_LINE_EVERY_S).tick, *ended]
         for listen in device_news:
             listen(lambda: device_html(engine.status()), None, [device_line], **AT_ONCE)
         _connect_link(engine, demo, generate_tab, compare_tab, tabs)
@@ -104,8 +107,8 @@ def device_words(status: EngineStatus) -> str:
 
 
 def _connect_compare(
-    engine: "InferenceEngine", generate_tab: GenerateTab, compare_tab: CompareTab, tabs: gr.Tabs
-) -> gr.events.Dependency:
+    engine: "InferenceEngine", generate_tab: GenerateTab, compare_tab: CompareTab, tabs: gr.Tabs, asked: gr.State
+) -> None:
     """The button "Compare both" takes the Generate tab's inputs along, opens the Compare tab and starts it."""
 
     def carried(values: Sequence[Any]) -> dict[str, Any]:
@@ -113,17 +116,17 @@ def _connect_compare(
         return fields | {"max_new_tokens": min(fields["max_new_tokens"], MAX_TOKENS_FROM_GENERATE)}
 
     def on_validate(*values: Any) -> list[dict[str, Any]]:
-        return check(list(carried(values).values()), engine.settings, engine.status().environment)
+        given = list(carried(values[:-1]).values())
+        return [*check(given, engine.settings, engine.status().environment), gr.validate(True, "")]
 
     def on_take(*values: Any) -> list[Any]:
-        fields = carried(values)
-        return [*(fields[name] for name in SHARED_FIELDS), gr.Tabs(selected="compare")]
+        *given, times_asked = values
+        fields = carried(given)
+        return [*(fields[name] for name in SHARED_FIELDS), gr.Tabs(selected="compare"), times_asked + 1]
 
-    outputs = [*(compare_tab.inputs.by_field[name] for name in SHARED_FIELDS), tabs]
-    taken = generate_tab.compare_button.click(
-        on_take, generate_tab.inputs.components, outputs, validator=on_validate, **AT_ONCE
-    )
-    return compare_tab.start_after(taken.success)
+    outputs = [*(compare_tab.inputs.by_field[name] for name in SHARED_FIELDS), tabs, asked]
+    inputs = [*generate_tab.inputs.components, asked]
+    generate_tab.compare_button.click(on_take, inputs, outputs, validator=on_validate, **QUIET)
 
 
 def _connect_link(

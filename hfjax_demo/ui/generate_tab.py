@@ -18,7 +18,7 @@ from hfjax_demo.ui.components import QUIET, panel_value, run_panel, table_html
 from hfjax_demo.ui.inputs import EXAMPLES, RequestInputs
 from hfjax_demo.ui.links import link_script
 from hfjax_demo.ui.run_view import RunView
-from hfjax_demo.ui.runs import connect_stop, keep_runs, page_errors, views_of
+from hfjax_demo.ui.runs import KEEPING, connect_stop, keep_runs, page_errors, views_of
 from hfjax_demo.ui.words import plural
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def create_generate_tab(
         **QUIET,
     )
     drawn = finished.success(on_made, [made], [plot, table], **QUIET)
-    kept = drawn.then(keep_runs, [history, made], [history, made], **QUIET)
+    kept = drawn.then(keep_runs, [history, made], [history, made], **KEEPING)
     connect_stop(engine, stop, run_id)
     request_inputs.connect_chat(by_field)
     copy_link.click(None, fields.components, [link], js=link_script(link_base), api_visibility="private")

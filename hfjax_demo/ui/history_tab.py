@@ -20,7 +20,7 @@ from hfjax_demo.ui.compare_tab import verdict_html
 from hfjax_demo.ui.components import ASSETS, AT_ONCE, QUIET, panel_value, run_panel, table_html, text_html
 from hfjax_demo.ui.run_history import MAX_RUNS, RunHistory, StoredRun, import_json
 from hfjax_demo.ui.run_view import RunView
-from hfjax_demo.ui.runs import page_errors
+from hfjax_demo.ui.runs import KEEPING, keep_runs, page_errors
 
 EMPTY = (
     "No run in this visit yet. Make one on the Generate or the Compare tab, or import a run record: the JSON that Export "
@@ -43,16 +43,20 @@ class HistoryTab:
     """The tab's parts that others use.
 
     Attributes:
-        runs: the list; its value is the name of the run on view, None before one is picked.
-        history: state that holds the visit's `RunHistory`.
+        picked: what `pick_script` reads and changes: the run on view, its baseline, the run that is to be picked once it is
+            in the list, and whether the tab was ever opened.
+        names: of the runs in the list, which `pick_script` reads too.
+        pick_script: JavaScript that picks the run on view.
     """
 
-    runs: gr.Radio
-    history: gr.State
+    picked: list[Any]
+    names: gr.JSON
+    pick_script: str
 
     def connect(self, tab: gr.Tab) -> None:
-        """Shows the newest run when `tab` is opened and none was picked before."""
-        tab.select(newest_if_none, [self.history, self.runs], [self.runs], **AT_ONCE)
+        """Shows the newest run when `tab` is opened and none was picked before: at once, or when there is one."""
+        opening = f"(names, picked, other, wanted) => ({self.pick_script})(names, picked, other, wanted, true)"
+        tab.select(None, [self.names, *self.picked], self.picked, js=opening, **AT_ONCE)
 
 
 def create_history_tab(history: gr.State) -> HistoryTab:
@@ -88,54 +92,59 @@ def create_history_tab(history: gr.State) -> HistoryTab:
             plot = gr.Plot(show_label=False, elem_id="history-timeline")
             with gr.Accordion("The same as a table", open=False):
                 table = gr.HTML(elem_id="history-table")
-    file = gr.JSON(visible=False)
+    file, names = gr.JSON(visible=False), gr.JSON([], visible=False)
+    wanted, is_open = gr.Textbox(visible=False), gr.Checkbox(visible=False)
+    read = gr.State(())
     replayed = [view, export, plot, table]
     compared = [panel, verdict, race_plot, race_box, race_rows]
-    lists = [hint, runs, other]
+    picked = [runs, other, wanted, is_open]
+    pick_script = (ASSETS / "pick_run.js").read_text(encoding="utf-8")
 
     def on_pick(history: RunHistory, name: str | None, other_name: str) -> list[Any]:
         with page_errors():
             return [*replay(history, name), *compare(history, name, other_name)]
-
-    def on_compare(history: RunHistory, name: str | None, other_name: str) -> list[Any]:
-        with page_errors():
-            return compare(history, name, other_name)
 
     def on_export(history: RunHistory, name: str) -> dict[str, str]:
         with page_errors():
             run = history.get(name)
             return {"name": run.file_name, "content": run.json}
 
-    def on_upload(history: RunHistory, paths: list[str], other_name: str) -> list[Any]:
+    def on_upload(paths: list[str]) -> tuple[RunRecord, ...]:
         with page_errors():
-            history = import_files(history, paths)
-            return [history, *lists_of(history, history.runs[-1].name, other_name)]
+            return read_files(paths)
 
-    history.change(lists_of, [history, runs, other], lists, **AT_ONCE)
-    runs.change(on_pick, [history, runs, other], [*replayed, *compared], **QUIET)
-    other.input(on_compare, [history, runs, other], compared, **QUIET)
+    async def on_read(history: RunHistory, records: tuple[RunRecord, ...]) -> tuple[Any, ...]:
+        history, _ = await keep_runs(history, records, is_imported=True)
+        return history, (), history.runs[-1].name
+
+    # One handler for every cause, `always_last`: two at once could answer in the wrong order, and a change that comes while
+    # another is answered must not be lost.
+    listed = history.change(lists_of, [history], [hint, runs, other, names], **AT_ONCE)
+    listed.then(None, [names, *picked], picked, js=pick_script, **AT_ONCE)
+    gr.on(
+        [runs.change, other.input],
+        on_pick,
+        [history, runs, other],
+        [*replayed, *compared],
+        trigger_mode="always_last",
+        **QUIET,
+    )
     exported = export.click(on_export, [history, runs], [file], **QUIET)
     exported.success(None, [file], None, js=(ASSETS / "save_file.js").read_text(encoding="utf-8"), **QUIET)
-    upload.upload(on_upload, [history, upload, other], [history, *lists], **QUIET)
-    return HistoryTab(runs, history)
+    uploaded = upload.upload(on_upload, [upload], [read], trigger_mode="always_last", **QUIET)
+    uploaded.success(on_read, [history, read], [history, read, wanted], **KEEPING)
+    return HistoryTab(picked, names, pick_script)
 
 
-def newest_if_none(history: RunHistory, name: str | None) -> Any:
-    """The list's update when the tab is opened."""
-    return gr.skip() if name or not history.runs else gr.Radio(value=history.runs[-1].name)
-
-
-def lists_of(history: RunHistory, name: str | None, other_name: str) -> list[Any]:
-    """Hint, list and list of baselines, newest run first; what is picked stays picked while it is there."""
+def lists_of(history: RunHistory) -> list[Any]:
+    """Hint, list, list of baselines and the runs' names, newest first; what is picked is decided in the browser."""
     choices = [(run.label, run.name) for run in reversed(history.runs)]
     baselines = [(run.title, run.name) for run in reversed(history.runs)]
-    names = {run.name for run in history.runs}
     return [
         text_html(FILLED if choices else EMPTY, class_name="explanation"),
-        gr.Radio(choices=choices, value=name if name in names else None, visible=bool(choices)),
-        gr.Dropdown(
-            choices=[NO_OTHER, *baselines], value=other_name if other_name in names else "", visible=len(choices) > 1
-        ),
+        gr.update(choices=choices, visible=bool(choices)),
+        gr.update(choices=[NO_OTHER, *baselines], visible=len(choices) > 1),
+        [name for _, name in choices],
     ]
 
 
@@ -222,8 +231,8 @@ def _shown(text: str) -> str:
     return html.escape(shown_text(text, MAX_CONTEXT_CHARS))
 
 
-def import_files(history: RunHistory, paths: list[str]) -> RunHistory:
-    """The history with the record of each file: of all, or of none.
+def read_files(paths: list[str]) -> tuple[RunRecord, ...]:
+    """The record of each file: of all, or of none.
 
     Raises:
         InvalidRequestError: too many files, or one that is no run record; the message names it.
@@ -233,9 +242,10 @@ def import_files(history: RunHistory, paths: list[str]) -> RunHistory:
             f"At most {MAX_RUNS} files can be imported at once, as many as a visit keeps, but these are {len(paths)}. "
             "Import fewer."
         )
+    records = []
     for path in map(Path, paths):
         try:
-            history = history.add(import_json(path.read_bytes()), is_imported=True)
+            records.append(import_json(path.read_bytes()))
         except InvalidRequestError as err:
             raise InvalidRequestError(f"{path.name}: {err} Nothing was imported.") from err
-    return history
+    return tuple(records)

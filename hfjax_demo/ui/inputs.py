@@ -108,7 +108,7 @@ def create_mode_inputs(mode: str, cache: str, prefix: str = "", label: str = "Ru
     mode_radio = gr.Radio(MODE_CHOICES, value=mode, label=label, elem_id=f"{prefix}mode")
     cache_radio = gr.Radio(choices, value=cache, label="KV cache", elem_id=f"{prefix}cache")
     explanation = gr.HTML(_explained(mode, cache), elem_id=f"{prefix}explanation")
-    mode_radio.input(caches_for, [mode_radio], [cache_radio], **AT_ONCE)
+    mode_radio.input(caches_for, [mode_radio], [cache_radio], trigger_mode="always_last", **AT_ONCE)
     gr.on([mode_radio.change, cache_radio.change], _explained, [mode_radio, cache_radio], [explanation], **AT_ONCE)
     return {"mode": mode_radio, "cache": cache_radio}
 
@@ -121,7 +121,7 @@ def create_length_input(settings: Settings, value: int, prefix: str = "") -> gr.
 
 def connect_chat(by_field: dict[str, Any]) -> None:
     """Turns chat on for models that are tuned for it, off for others, when the model is picked."""
-    by_field["model"].input(is_instruct, [by_field["model"]], [by_field["chat"]], **AT_ONCE)
+    by_field["model"].input(is_instruct, [by_field["model"]], [by_field["chat"]], trigger_mode="always_last", **AT_ONCE)
 
 
 def create_sampling_inputs() -> dict[str, Any]:

@@ -13,7 +13,7 @@ import gradio as gr
 
 from hfjax_demo.events import RunRecord
 from hfjax_demo.plain_json import from_dict
-from hfjax_demo.ui.components import ASSETS, AT_ONCE, QUIET, csv_link, kv_replay, panel_value, table_html, text_html
+from hfjax_demo.ui.components import ASSETS, QUIET, csv_link, kv_replay, panel_value, table_html, text_html
 from hfjax_demo.ui.kv_replay_view import replay_view, steps_table
 from hfjax_demo.ui.norms_section import create_norms_section
 from hfjax_demo.ui.plan_section import PlanSection, create_plan_section
@@ -44,12 +44,13 @@ class KVCacheTab:
     plan: PlanSection
 
 
-def create_kv_cache_tab(engine: "InferenceEngine", history: gr.State) -> KVCacheTab:
+def create_kv_cache_tab(engine: "InferenceEngine", history: gr.State, moved: gr.State) -> KVCacheTab:
     """Builds the tab inside the current Blocks.
 
     Args:
         engine: answers plans.
         history: state that holds the visit's `RunHistory`.
+        moved: state that counts how often a new run was picked for the visitor; outside all tabs.
     """
     recorded = load_recorded_runs()
     first, second = RECORDED
@@ -79,18 +80,26 @@ def create_kv_cache_tab(engine: "InferenceEngine", history: gr.State) -> KVCache
             names = [name, other] if other and other != name else [name]
             return [panel_value(_view(names, history, recorded)), _table(names, history, recorded)]
 
-    def on_history(history: RunHistory, name: str, other: str) -> list[Any]:
+    def on_history(history: RunHistory, name: str, other: str, moved: int) -> list[Any]:
         with page_errors():
             names = pick_two(history, name, other)
             choices = [*((name, name) for name in RECORDED), *((run.label, run.name) for run in reversed(history.runs))]
-            lists = (
+            return [
                 gr.Dropdown(choices=choices, value=names[0]),
                 gr.Dropdown(choices=[NONE_BESIDE, *choices], value=names[1] if len(names) > 1 else ""),
-            )
-            return [*lists, panel_value(_view(names, history, recorded)), _table(names, history, recorded)]
+                moved + 1,
+            ]
 
-    gr.on([run.input, beside.input], on_pick, [history, run, beside], [replay, table], **QUIET)
-    history.change(on_history, [history, run, beside], [run, beside, replay, table], **AT_ONCE)
+    # Whoever picked, the visitor or a new run, one handler draws, and the last pick is the one that stays on view.
+    history.change(on_history, [history, run, beside, moved], [run, beside, moved], **QUIET)
+    gr.on(
+        [run.input, beside.input, moved.change],
+        on_pick,
+        [history, run, beside],
+        [replay, table],
+        trigger_mode="always_last",
+        **QUIET,
+    )
     return KVCacheTab(plan)
 
 

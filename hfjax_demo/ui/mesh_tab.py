@@ -35,7 +35,7 @@ from hfjax_demo.ui.mesh_html import (
     weights_html,
 )
 from hfjax_demo.ui.run_history import RunHistory
-from hfjax_demo.ui.runs import connect_stop, keep_runs, page_errors, views_of
+from hfjax_demo.ui.runs import KEEPING, connect_stop, keep_runs, page_errors, views_of
 from hfjax_demo.ui.words import plural
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def create_mesh_tab(engine: "InferenceEngine", history: gr.State) -> MeshTab:
     array.input(on_array, [plans, measurements, array], [cut], **AT_ONCE)
     history.change(on_history, [history, measurements, array, plans], of_run, **AT_ONCE)
     ended = run.click(on_run, [*inputs, prompt], [panel, run_id, made], concurrency_limit=None, **QUIET)
-    ended.success(keep_runs, [history, made], [history, made], **QUIET)
+    ended.success(keep_runs, [history, made], [history, made], **KEEPING)
     connect_stop(engine, stop, run_id)
     return MeshTab({"fn": on_first, **draw, "inputs": [plans, *draw["inputs"]]})
 

@@ -42,18 +42,21 @@ def create_norms_section(
 
     def on_draw(history: RunHistory, name: str, part: str, layer: str) -> list[Any]:
         with page_errors():
-            return _draw(name, record_of(name, history), part, layer)
-
-    def on_run(history: RunHistory, name: str, part: str, layer: str) -> list[Any]:
-        with page_errors():
             record = record_of(name, history)
             choices = layer_choices(record)
-            kept = layer if layer in choices else EVERY_LAYER
-            return [gr.Dropdown(choices, value=kept), *_draw(name, record, part, kept)]
+            # A value that is sent although nothing is wrong with it would undo what was picked meanwhile.
+            if layer in choices:
+                return [gr.Dropdown(choices), *_draw(name, record, part, layer)]
+            return [gr.Dropdown(choices, value=EVERY_LAYER), *_draw(name, record, part, EVERY_LAYER)]
 
-    asked = [history, run, part, layer]
-    gr.on([tab.select, run.change], on_run, asked, [layer, *drawn], **AT_ONCE)
-    gr.on([part.input, layer.input], on_draw, asked, drawn, **AT_ONCE)
+    gr.on(
+        [tab.select, run.change, part.input, layer.input],
+        on_draw,
+        [history, run, part, layer],
+        [layer, *drawn],
+        trigger_mode="always_last",
+        **AT_ONCE,
+    )
 
 
 def layer_choices(record: RunRecord) -> list[str]:

@@ -79,11 +79,11 @@ def create_plan_section(engine: "InferenceEngine") -> PlanSection:
         return [gr.skip()] * (len(drawn) + len(details)) if made else await on_plan(shown, *values)
 
     def on_detail(made: tuple[Inspection, ...], name: str | None) -> list[str]:
-        return _details(made, name) if name else [gr.skip()] * len(details)
+        return _details(made, name) if name in [each.model for each in made] else [gr.skip()] * len(details)
 
     plan.click(on_plan, [height, *inputs], [*drawn, *details], validator=on_validate, concurrency_limit=None, **QUIET)
-    detail.input(on_detail, [plans, detail], details, **AT_ONCE)
-    height.input(lambda made, shown: _curves(made, shown), [plans, height], [plot, curves], **AT_ONCE)
+    detail.input(on_detail, [plans, detail], details, trigger_mode="always_last", **AT_ONCE)
+    height.input(_curves, [plans, height], [plot, curves], trigger_mode="always_last", **AT_ONCE)
     return PlanSection({"fn": on_first, "inputs": [plans, height, *inputs], "outputs": [*drawn, *details], **AT_ONCE})
 
 

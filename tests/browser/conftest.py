@@ -5,6 +5,7 @@ A test fails where a page logs an error or asks a foreign host, unless it says w
 """
 
 import contextlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,9 +47,14 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 # Of the package, not of the session: while Playwright runs, no other test of the process can start an event loop.
 @pytest.fixture(scope="package")
 def served_app():
-    """The real app with default settings; its model is loaded and its programs are compiled as tests ask for them."""
+    """The real app with default settings; its model is loaded and its programs are compiled as tests ask for them.
+
+    Warnings are errors there too: at the end its log must hold none, and no trace of an exception.
+    """
     with ServedApp() as app:
         yield app
+        noise = [line for line in app.log().splitlines() if re.search(r"Warning|Traceback", line)]
+    assert noise == [], app.log()
 
 
 @pytest.fixture(scope="package")

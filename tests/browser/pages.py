@@ -10,13 +10,13 @@ RUN_BUTTONS = {"Generate": "Generate", "Compare": "Compare", "Mesh": "Run on thi
 """Tab -> the button on it that starts its runs."""
 RUN_WITHIN_MS = 300_000
 
-# Stop can be pressed exactly while a run goes on. A quick run is over before anybody could look: so it is written down.
-WATCH_STOP = """(stop) => {
-  window.stopStates = [];
-  const note = () => window.stopStates.push(stop.disabled ? "off" : "on");
-  new MutationObserver(note).observe(stop, { attributeFilter: ["disabled"] });
-}"""
-RUN_IS_OVER = "() => window.stopStates.includes('on') && window.stopStates.at(-1) === 'off'"
+LAST_PANELS = {"Generate": "#run .run", "Compare": "#right-run .run"}
+"""Button -> the panel that says last how what it started has ended; of a comparison, the right one's."""
+
+# Drawn anew with every update, so the mark is gone with the first; no run that goes on is in one of these phases. Not by
+# the Stop button: a run that is shorter than a round trip is over before the page could be told to turn it on.
+MARK = "panel => { panel.dataset.phase = 'asked'; }"
+IS_OVER = "panel => ['done', 'failed'].includes(document.querySelector(panel).dataset.phase)"
 
 
 def wait_until_ready(page: Page) -> None:
@@ -51,9 +51,10 @@ def button(page: Page, name: str) -> Locator:
 
 def run(page: Page, button_name: str = "Generate") -> None:
     """Presses the button on the open tab and returns when what it started is over, whether done, stopped or failed."""
-    button(page, "Stop").evaluate(WATCH_STOP)
+    panel = LAST_PANELS[button_name]
+    page.locator(panel).evaluate(MARK)
     button(page, button_name).click()
-    page.wait_for_function(RUN_IS_OVER, timeout=RUN_WITHIN_MS)
+    page.wait_for_function(IS_OVER, arg=panel, timeout=RUN_WITHIN_MS)
 
 
 def wait_for_drawn_record(page: Page) -> None:

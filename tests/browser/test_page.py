@@ -6,6 +6,7 @@ import time
 from urllib.parse import quote
 
 import pytest
+from playwright.sync_api import expect
 
 from tests.browser import pages
 from tests.browser.accessibility import serious_findings
@@ -206,6 +207,22 @@ def test_compare_streams_both_and_says_that_the_tokens_are_identical(open_page):
     assert "faster" in verdict.inner_text()
     assert text_of(page, "#left-run") == text_of(page, "#right-run")
     page.locator("#race .js-plotly-plot").wait_for()
+
+
+def test_compare_both_takes_the_prompt_along_and_a_second_press_starts_no_second_comparison(open_page):
+    """Each button had a handler of its own: pressed one after the other, both streamed into the same two panels."""
+    page = open_page(SHORT.replace("max_new_tokens=6", "max_new_tokens=3"))
+    pages.button(page, "Compare both").click()
+    page.get_by_role("tab", name="Compare", exact=True, selected=True).wait_for()
+    expect(page.locator("#left-run .run-prompt")).to_have_text("The capital of France is")
+    pages.button(page, "Compare").click()
+    page.locator("#verdict .verdict").wait_for(timeout=pages.RUN_WITHIN_MS)
+    assert text_of(page, "#left-run").startswith("The capital of France is")
+    pages.open_tab(page, "History")
+    runs = page.locator("#runs").get_by_role("radio")
+    expect(runs).to_have_count(2)
+    page.wait_for_timeout(500)
+    expect(runs).to_have_count(2)
 
 
 def test_history_exports_a_run_that_another_visitor_imports_and_sees_the_same(open_page, tmp_path):

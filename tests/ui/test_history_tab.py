@@ -1,5 +1,6 @@
 """What the History tab shows of kept runs: lists, replays, comparisons, imports; what anyone wrote is only ever text."""
 
+import asyncio
 import gzip
 import json
 from dataclasses import replace
@@ -14,15 +15,15 @@ from hfjax_demo.ui.history_tab import (
     MAX_ROWS,
     compare,
     difference_html,
-    import_files,
     lists_of,
-    newest_if_none,
     note_of,
+    read_files,
     replay,
     rows_html,
 )
 from hfjax_demo.ui.run_history import MAX_RUNS, RunHistory, export_json
 from hfjax_demo.ui.run_view import RunView
+from hfjax_demo.ui.runs import keep_runs
 
 RECORD = from_dict(RunRecord, json.loads(gzip.decompress((ASSETS / "recorded_run.json.gz").read_bytes())))
 ATTACK = "<img src=x onerror=alert(1)>"
@@ -44,35 +45,27 @@ def history_of(*records):
 
 
 def test_an_empty_history_says_what_to_do():
-    hint, runs, other = lists_of(RunHistory(), None, "")
+    hint, runs, other, names = lists_of(RunHistory())
     assert "No run in this visit yet" in hint
-    assert (runs.choices, runs.visible, other.visible) == ([], False, False)
+    assert (runs["choices"], runs["visible"], other["visible"], names) == ([], False, False, [])
 
 
 def test_the_newest_run_is_on_top_and_one_run_has_nothing_to_be_compared_with():
-    _, runs, other = lists_of(history_of(RECORD, RECORD), None, "")
-    assert [name for _, name in runs.choices] == ["run 2", "run 1"]
-    assert other.choices == [
+    _, runs, other, names = lists_of(history_of(RECORD, RECORD))
+    assert [name for _, name in runs["choices"]] == ["run 2", "run 1"] == names
+    assert other["choices"] == [
         ("no other run", ""),
         ("run 2 · jit, fixed cache", "run 2"),
         ("run 1 · jit, fixed cache", "run 1"),
     ]
-    assert (runs.visible, other.visible) == (True, True)
-    assert not lists_of(history_of(RECORD), None, "")[2].visible
+    assert (runs["visible"], other["visible"]) == (True, True)
+    assert not lists_of(history_of(RECORD))[2]["visible"]
 
 
-def test_what_was_picked_stays_picked_while_it_is_there():
-    _, runs, other = lists_of(history_of(RECORD, RECORD), "run 1", "run 2")
-    assert (runs.value, other.value) == ("run 1", "run 2")
-    full = history_of(*[RECORD] * (MAX_RUNS + 2))
-    _, runs, other = lists_of(full, "run 1", "run 2")
-    assert (runs.value, other.value) == (None, "")
-
-
-def test_opening_the_tab_shows_the_newest_run_unless_one_was_picked():
-    assert newest_if_none(history_of(RECORD, RECORD), None).value == "run 2"
-    assert newest_if_none(history_of(RECORD, RECORD), "run 1")["__type__"] == "update"
-    assert newest_if_none(RunHistory(), None)["__type__"] == "update"
+def test_a_list_never_says_what_is_picked():
+    """It may arrive late: a value in it undid what the visitor, or the tab's opening, had picked meanwhile."""
+    _, runs, other, _ = lists_of(history_of(RECORD, RECORD))
+    assert "value" not in runs | other
 
 
 def test_a_picked_run_is_drawn_as_it_was():
@@ -168,18 +161,20 @@ def test_files_are_imported_in_their_order_and_labelled(tmp_path):
     paths = [tmp_path / "a.json", tmp_path / "b.json"]
     for path, record in zip(paths, (RECORD, with_token(3, "x")), strict=True):
         path.write_text(export_json(record))
-    history = import_files(history_of(RECORD), [str(path) for path in paths])
+    records = read_files([str(path) for path in paths])
+    history, left = asyncio.run(keep_runs(history_of(RECORD), records, is_imported=True))
     assert [run.name for run in history.runs] == ["run 1", "imported 2", "imported 3"]
     assert history.get("imported 3").record == with_token(3, "x")
+    assert left == ()
 
 
 def test_one_bad_file_is_named_and_nothing_is_imported(tmp_path):
     (tmp_path / "good.json").write_text(export_json(RECORD))
     (tmp_path / "bad.json").write_text("{}")
     with pytest.raises(InvalidRequestError, match=r"^bad\.json: A run record must .* Nothing was imported\.$"):
-        import_files(RunHistory(), [str(tmp_path / "good.json"), str(tmp_path / "bad.json")])
+        read_files([str(tmp_path / "good.json"), str(tmp_path / "bad.json")])
 
 
 def test_more_files_than_a_visit_keeps_are_refused_unread():
     with pytest.raises(InvalidRequestError, match=f"At most {MAX_RUNS} files .* but these are {MAX_RUNS + 1}"):
-        import_files(RunHistory(), ["no such file"] * (MAX_RUNS + 1))
+        read_files(["no such file"] * (MAX_RUNS + 1))
