@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from hfjax_demo.errors import readable_bytes
 from hfjax_demo.mesh_agreement import Agreement, decode_collectives, totals
 from hfjax_demo.mesh_report import MeshReport
-from hfjax_demo.mesh_tables import collectives_table, devices_table, rules_table, spec_text
+from hfjax_demo.mesh_tables import collectives_table, devices_table, spec_text
 from hfjax_demo.model_plan import Inspection
-from hfjax_demo.plan_tables import weights_table
+from hfjax_demo.plan_tables import rules_table, weights_table
 from hfjax_demo.plots.hover_text import shown_text
 from hfjax_demo.ui.components import csv_link, table_html, text_html
 from hfjax_demo.ui.plan_html import MAX_NAME_CHARS, small_bytes
