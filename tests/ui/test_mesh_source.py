@@ -1,4 +1,4 @@
-"""The Mesh tab behind its components (`mesh_source`): what its inputs may say, what may be run, and which run a plan is held against."""
+"""Behind the Mesh tab: what its inputs may say, what may be run, and which run a plan is held against."""
 
 import asyncio
 from dataclasses import replace
