@@ -1,7 +1,7 @@
-"""The tables of a mesh: rules, devices, communication, each planned and, where a run was made, measured beside it.
+"""The tables of a mesh: its devices and its communication, planned and, where a run was made, measured beside it.
 
 Pure functions from plain data to headers and rows, for the page and for CSV. Headers say their units. Knows nothing of how
-a plan or a run is made.
+a plan or a run is made; the table of rules is the plan's own (`plan_tables`).
 """
 
 from hfjax_demo.mesh_agreement import decode_collectives, totals, unconditional
@@ -16,18 +16,6 @@ MAX_DEVICES = 64
 def spec_text(spec: Spec) -> str:
     """A spec as JAX writes a PartitionSpec: "P('model', None)"; "P()" for replicated."""
     return f"P({', '.join(repr(axis) for axis in spec)})"
-
-
-def rules_table(plan: Inspection) -> Table:
-    """One row a rule: what it is for, what it comes to on this mesh, and why."""
-    headers = ["Weights", "Style", "Spec", "Shape", "On one device", "How many", "Bytes"]
-    return [*headers, "Bytes per device", "Rule from", "Why"], [
-        [
-            *(rule.pattern, rule.style, spec_text(rule.spec), str(rule.shape), str(rule.shard_shape), rule.num_weights),
-            *(rule.total_bytes, rule.bytes_per_device, rule.origin, rule.reason),
-        ]
-        for rule in plan.rules
-    ]
 
 
 def devices_table(plan: Inspection, report: MeshReport | None) -> Table:

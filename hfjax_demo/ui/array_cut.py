@@ -59,8 +59,8 @@ def drawn_arrays(plan: Inspection) -> dict[str, DrawnArray]:
 
 
 def first_label(arrays: dict[str, DrawnArray]) -> str | None:
-    """What is drawn before a visitor picks: the first array that is cut, else the first."""
-    cut = (label for label, array in arrays.items() if array.split_axis is not None)
+    """What is drawn before a visitor picks: the first array of a layer that is cut, else the first array."""
+    cut = (label for label, array in arrays.items() if array.split_axis is not None and "*" in array.name)
     return next(cut, next(iter(arrays), None))
 
 

@@ -55,19 +55,23 @@ def _half(rules: list[ParallelRule], between: FlowStep | None, dtype: str) -> li
     last = [rule for rule in rules if _ends(rule)]
     first = [rule for rule in rules if not _ends(rule)]
     steps = [_weights_step(first)] if first else []
-    if any(rule.spec and "gather" in rule.reason for rule in first):
+    if any(rule.spec and _is_gathered(rule) for rule in first):
         steps.append(FlowStep("sum", "ALL-GATHER", ("every device gets all outputs",)))
     if between:
         steps.append(between)
     if last:
         steps.append(_weights_step(last))
     if split := [rule for rule in last if rule.spec]:
-        steps.append(FlowStep("sum", "ALL-REDUCE", (_summed(split[0], dtype),)))
+        steps.append(FlowStep("sum", "ALL-REDUCE", tuple(dict.fromkeys(_summed(rule, dtype) for rule in split))))
     return steps
 
 
 def _ends(rule: ParallelRule) -> bool:
     return rule.style == "row-parallel" or bool(OUTPUT.search(_name(rule)))
+
+
+def _is_gathered(rule: ParallelRule) -> bool:
+    return "gather" in rule.reason
 
 
 def _name(rule: ParallelRule) -> str:
@@ -90,9 +94,10 @@ def _weights_step(rules: list[ParallelRule]) -> FlowStep:
 def _attention_step(plan: Inspection, rules: list[ParallelRule]) -> FlowStep:
     """Attention with the heads that one device has, and how its cache lies."""
     size, heads = plan.mesh.size, plan.num_attention_heads
-    is_split = any(rule.spec and not _ends(rule) and "gather" not in rule.reason for rule in rules)
-    has = heads // size if is_split and heads % size == 0 else heads
     layer = next((layer for layer in plan.kv_cache.layers if layer.key_shape), None)
+    # Outputs that were gathered are cut again, between heads, where the cache that they go into is.
+    is_split = any(rule.spec and not _ends(rule) and not _is_gathered(rule) for rule in rules) or (layer and layer.is_split)
+    has = heads // size if is_split and heads % size == 0 else heads
     lines = [f"{has} of {plural(heads, 'query head')} a device"]
     if layer:
         keys = layer.key_shape[1]
@@ -103,7 +108,8 @@ def _attention_step(plan: Inspection, rules: list[ParallelRule]) -> FlowStep:
 def _summed(rule: ParallelRule, dtype: str) -> str:
     """What is summed for one token: the projection's outputs, the axis that is not cut."""
     width = next(size for size, axis in zip(reversed(rule.shape), reversed(rule.spec), strict=True) if axis is None)
-    return f"(1, 1, {width}), {small_bytes(width * DTYPE_BYTES[dtype])}"
+    words = f"(1, 1, {width}), {small_bytes(width * DTYPE_BYTES[dtype])}"
+    return f"{words} an active expert" if rule.style == "expert-internal" else words
 
 
 def flow_html(plan: Inspection) -> str:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from hfjax_demo.errors import readable_bytes
 from hfjax_demo.mesh_agreement import Agreement, decode_collectives, totals
 from hfjax_demo.mesh_report import MeshReport
-from hfjax_demo.mesh_tables import collectives_table, devices_table, rules_table, spec_text
+from hfjax_demo.mesh_tables import collectives_table, devices_table, spec_text
 from hfjax_demo.model_plan import Inspection
-from hfjax_demo.plan_tables import weights_table
+from hfjax_demo.plan_tables import rules_table, weights_table
 from hfjax_demo.plots.hover_text import shown_text
 from hfjax_demo.ui.components import csv_link, table_html, text_html
 from hfjax_demo.ui.plan_html import MAX_NAME_CHARS, small_bytes
@@ -127,7 +127,7 @@ def rules_html(plan: Inspection) -> str:
     rows = [
         [
             *(rule.pattern, rule.num_weights, spec_text(rule.spec), f"{rule.shape} → {rule.shard_shape}"),
-            rule.reason if rule.style in rule.reason else f"{rule.style}: {rule.reason}",
+            rule.reason if rule.style in rule.reason or not any(rule.spec) else f"{rule.style}: {rule.reason}",
             *(f"{small_bytes(rule.bytes_per_device)} of {small_bytes(rule.total_bytes)}", rule.origin),
         ]
         for rule in plan.rules

@@ -10,7 +10,7 @@ RUN_BUTTONS = {"Generate": "Generate", "Compare": "Compare", "Mesh": "Run on thi
 """Tab -> the button on it that starts its runs."""
 RUN_WITHIN_MS = 300_000
 
-LAST_PANELS = {"Generate": "#run .run", "Compare": "#right-run .run"}
+LAST_PANELS = {"Generate": "#run .run", "Compare": "#right-run .run", "Run on this mesh": "#mesh-run .run"}
 """Button -> the panel that says last how what it started has ended; of a comparison, the right one's."""
 
 # Drawn anew with every update, so the mark is gone with the first; no run that goes on is in one of these phases. Not by

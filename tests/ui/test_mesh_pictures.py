@@ -122,9 +122,10 @@ def test_keys_and_values_of_other_shapes_are_two_arrays(plan_of):
     assert [label.split()[0] for label in labels] == ["keys", "values"]
 
 
-def test_the_first_array_shown_is_one_that_is_cut(plan_of):
+def test_the_first_array_shown_is_one_of_a_layer_that_is_cut(plan_of):
     plan = plan_of()
-    assert drawn_arrays(plan)[first_label(drawn_arrays(plan))].split_axis is not None
+    first = drawn_arrays(plan)[first_label(drawn_arrays(plan))]
+    assert (first.name, first.split_axis) == ("model.layers.*.self_attn.q_proj.weight", 0)
     assert first_label({}) is None
 
 
@@ -167,9 +168,24 @@ def test_outputs_that_are_gathered_are_an_all_gather(plan_of):
         )
     )
     assert kinds(replace(plan, rules=(fused, output)))[1:5] == ["weights", "ALL-GATHER", "data", "weights"]
+    assert "9 of 9 query heads a device" in text_in(flow_html(replace(plan, rules=(fused, output))))
     assert f"(1, 1, 576), {576 * DTYPE_BYTES['float32'] / 1e3:.1f} kB" in text_in(
         flow_html(replace(plan, rules=(fused, output)))
     )
+
+
+def test_a_layer_of_experts_sums_what_each_active_one_gives(plan_of):
+    plan = plan_of(size=2)
+    reasons = ("one all-gather joins gates and ups", "one all-reduce sums the outputs")
+    names, specs = ("gate_up_proj", "down_proj"), ((None, "model", None), (None, None, "model"))
+    rules = tuple(
+        ParallelRule(
+            f"h.*.mlp.experts.{name}", "expert-internal", "our table", (8, 64, 64), spec, (8, 32, 64), reason, 2, 4, 2
+        )
+        for name, spec, reason in zip(names, specs, reasons, strict=True)
+    )
+    assert kinds(replace(plan, rules=rules)) == ["data", "weights", "ALL-GATHER", "weights", "ALL-REDUCE", "data"]
+    assert "(1, 1, 64), 256 bytes an active expert" in text_in(flow_html(replace(plan, rules=rules)))
 
 
 def test_without_rules_or_devices_the_flow_is_one_sentence(plan_of):

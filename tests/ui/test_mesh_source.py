@@ -1,4 +1,4 @@
-"""The Mesh tab behind its components: what its inputs may say, what may be run, and which run a plan is held against."""
+"""Behind the Mesh tab: what its inputs may say, what may be run, and which run a plan is held against."""
 
 import asyncio
 from dataclasses import replace
@@ -8,7 +8,7 @@ import pytest
 from hfjax_demo.errors import InvalidRequestError
 from hfjax_demo.settings import Settings
 from hfjax_demo.ui.kv_cache_tab import load_recorded_runs
-from hfjax_demo.ui.mesh_tab import (
+from hfjax_demo.ui.mesh_source import (
     NEW_TOKENS,
     find_measured,
     make_plan,
