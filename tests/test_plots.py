@@ -25,7 +25,7 @@ from hfjax_demo.events import (
 from hfjax_demo.plots.hover_text import compiled_lines, quoted_token, shown_text
 from hfjax_demo.plots.race import caught_up_step, race, race_table
 from hfjax_demo.plots.step_timeline import cut_at, step_timeline, timeline_table
-from hfjax_demo.plots.style import tick_step
+from hfjax_demo.plots.style import HEADING_PX, tick_step
 from hfjax_demo.requests import GenerationRequest
 from tests.test_kv_norms_plot import FIGURES as NORMS_FIGURES
 from tests.test_kv_plan_plot import FIGURES as PLAN_FIGURES
@@ -250,6 +250,12 @@ def test_a_race_is_seconds_so_far_against_tokens_made():
     assert (eager.line.dash, eager.marker.symbol) != (jit.line.dash, jit.marker.symbol)
     assert list(strokes.y[-6:]) == [2, 7, None, 7.25, 13.75, None]
     assert list(strokes.x[-6:]) == [1, 1, None, 2, 2, None]
+
+
+def test_the_heading_of_a_race_has_room_without_a_legend_too():
+    """Two warm runs have none, and on a phone half of the heading was cut off."""
+    warm = [(0.1, 0, 0)] * 3
+    assert race(run(warm), run(warm), "one", "other").layout.margin.t >= HEADING_PX
 
 
 def test_each_line_is_named_at_its_end():

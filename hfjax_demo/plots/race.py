@@ -15,6 +15,7 @@ from hfjax_demo.plots.step_parts import StepParts, split_steps
 from hfjax_demo.plots.style import (
     BASELINE,
     COMPILING,
+    HEADING_PX,
     RUNNING,
     TEXT,
     Table,
@@ -58,9 +59,12 @@ def race(baseline: RunRecord, candidate: RunRecord, baseline_label: str, candida
     ends = [(total, label) for total, (_, label) in zip(totals, runs, strict=True) if len(total) > 1]
     step = caught_up_step(baseline, candidate)
     rings = [] if step is None else [_ring(step, totals[1])]
+    bars = _compile_bars(parts, totals)
+    has_legend = bars.showlegend or bool(rings)
     return styled_figure(
-        [_compile_bars(parts, totals), *lines, *rings],
+        [bars, *lines, *rings],
         height=360,
+        margin={"l": 8, "r": 8, "t": 8 if has_legend else HEADING_PX, "b": 8},  # a legend makes room for the heading too
         hovermode="x",
         xaxis=count_axis(max(map(len, totals)) - 1, "tokens made"),
         yaxis=seconds_axis((max(total[-1] for total in totals) or 1.0) * 1.12),

@@ -17,7 +17,7 @@ from hfjax_demo.plots.race import race, race_table
 from hfjax_demo.requests import GenerationRequest
 from hfjax_demo.settings import Settings
 from hfjax_demo.ui import inputs as request_inputs
-from hfjax_demo.ui.components import AT_ONCE, QUIET, panel_value, run_panel, table_html, text_html
+from hfjax_demo.ui.components import AT_ONCE, QUIET, panel_value, run_panel, table_with_csv, text_html
 from hfjax_demo.ui.inputs import FIELDS, RequestInputs
 from hfjax_demo.ui.run_view import RunView
 from hfjax_demo.ui.runs import KEEPING, connect_stop, keep_runs, page_errors, views_of
@@ -192,7 +192,7 @@ def _outcome(records: tuple[RunRecord, ...]) -> list[Any]:
     return [
         verdict_html(comparison),
         gr.Plot(race(baseline, candidate, *labels), visible=True),
-        table_html("Seconds since the start, by token", *race_table(baseline, candidate, *labels)),
+        table_with_csv("Seconds since the start, by token", "race", *race_table(baseline, candidate, *labels)),
         gr.Accordion(visible=True),
         *(panel_value(view.state()) for view in views),
     ]

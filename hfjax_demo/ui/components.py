@@ -82,3 +82,10 @@ def table_html(caption: str, headers: list[str] | tuple[str, ...], rows: Any) ->
         f'<div class="table-scroll" tabindex="0" role="region" aria-label="{html.escape(caption)}"><table>'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
+
+
+def table_with_csv(
+    caption: str, name: str, headers: list[str], rows: list[list[object]], most_rows: int | None = None
+) -> str:
+    """A table of plain values, of its first `most_rows` rows, and `name`.csv with all of them."""
+    return table_html(caption, headers, rows[:most_rows]) + f'<div class="files">{csv_link(name, headers, rows)}</div>'

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from hfjax_demo import __version__
-from hfjax_demo.errors import readable_bytes
 from hfjax_demo.events import EngineStatus, RunRecord
 from hfjax_demo.permalink import decode_permalink
 from hfjax_demo.plain_json import from_dict
@@ -16,18 +14,17 @@ from hfjax_demo.ui.api import create_api
 from hfjax_demo.ui.compare_tab import MAX_TOKENS_FROM_GENERATE, CompareTab, create_compare_tab
 from hfjax_demo.ui.components import ASSETS, AT_ONCE, QUIET, text_html
 from hfjax_demo.ui.generate_tab import GenerateTab, create_generate_tab
+from hfjax_demo.ui.health import device_words
 from hfjax_demo.ui.history_tab import create_history_tab
 from hfjax_demo.ui.inputs import FIELDS, caches_for, check, parallel_info
 from hfjax_demo.ui.kv_cache_tab import create_kv_cache_tab
 from hfjax_demo.ui.links import link_base, link_notes
 from hfjax_demo.ui.mesh_tab import create_mesh_tab
 from hfjax_demo.ui.run_history import RunHistory
-from hfjax_demo.ui.words import plural
 
 if TYPE_CHECKING:
     from hfjax_demo.inference.engine import InferenceEngine
 
-DEVICE_LINE_EVERY_S = 10
 UPLOADS_KEPT_S = (3600, 6 * 3600)
 """How often uploaded files are looked through, and how old they get."""
 PLACEMENT_FIELDS = {"dtype", "tensor_parallel", "max_cache_len"}
@@ -75,8 +72,9 @@ def build_demo(engine: "InferenceEngine") -> gr.Blocks:
         create_api(engine)
         _connect_compare(engine, generate_tab, compare_tab, tabs, asked)
         ended = [generate_tab.finished.then, compare_tab.finished.then]
-        device_news = [demo.load, gr.Timer(DEVICE_LINE_EVERY_S).tick, *ended]
-        for listen in device_news:
+        # Between these the page's script asks the health check: every event of Gradio's own, as of a timer, takes away what
+        # was said at a field.
+        for listen in (demo.load, *ended):
             listen(lambda: device_html(engine.status()), None, [device_line], **AT_ONCE)
         _connect_link(engine, demo, generate_tab, compare_tab, tabs)
     return demo
@@ -90,20 +88,6 @@ def load_recorded_run() -> RunRecord:
 def device_html(status: EngineStatus) -> str:
     """The live device line."""
     return text_html(device_words(status), class_name="device-line")
-
-
-def device_words(status: EngineStatus) -> str:
-    """Backend, devices, model, dtype and memory in one line."""
-    if not status.is_alive:
-        return status.failure or "the engine has stopped: restart the app"
-    if status.environment is None:
-        return "starting JAX"
-    environment, model = status.environment, status.model
-    over = f" over {environment.num_processes} processes" if environment.num_processes > 1 else ""
-    where = f"{environment.backend} ×{environment.num_devices}{over} ({environment.device_kind})"
-    what = f"{model.name} {readable_bytes(model.weights_bytes)} {model.dtype}" if model else "no model loaded yet"
-    waiting = f" · {plural(status.num_waiting, 'run')} waiting" if status.num_waiting else ""
-    return f"{where} · {what} · memory {readable_bytes(status.rss_bytes)}{waiting} · v{__version__}"
 
 
 def _connect_compare(

@@ -14,7 +14,7 @@ from hfjax_demo.events import RunRecord
 from hfjax_demo.plots.step_timeline import step_timeline, timeline_table
 from hfjax_demo.requests import GenerationRequest
 from hfjax_demo.ui import inputs as request_inputs
-from hfjax_demo.ui.components import QUIET, panel_value, run_panel, table_html
+from hfjax_demo.ui.components import QUIET, panel_value, run_panel, table_with_csv
 from hfjax_demo.ui.inputs import EXAMPLES, RequestInputs
 from hfjax_demo.ui.links import link_script
 from hfjax_demo.ui.run_view import RunView
@@ -88,7 +88,7 @@ def create_generate_tab(
             panel = run_panel(RunView.of_record(recorded, recorded_note(recorded)).state(), elem_id="run")
             plot = gr.Plot(step_timeline(recorded), show_label=False, elem_id="timeline")
             with gr.Accordion("The same as a table", open=False, elem_id="timeline-box"):
-                table = gr.HTML(table_html("Every step", *timeline_table(recorded)), elem_id="timeline-table")
+                table = gr.HTML(steps_html(recorded), elem_id="timeline-table")
     fields = RequestInputs(by_field)
     run_id, made = gr.State(""), gr.State(())
 
@@ -100,7 +100,7 @@ def create_generate_tab(
     def on_made(records: tuple[RunRecord, ...]) -> tuple[Any, Any]:
         if not records:
             return gr.skip(), gr.skip()  # the page hides them beside a run that failed
-        return step_timeline(records[-1]), table_html("Every step", *timeline_table(records[-1]))
+        return step_timeline(records[-1]), steps_html(records[-1])
 
     streamed = {"panel": panel, "run_id": run_id, "made": made}
     finished = generate.click(
@@ -126,6 +126,11 @@ async def _run(engine: "InferenceEngine", request: GenerationRequest) -> AsyncIt
         ended = {"run_id": "", "made": (view.record,) if view.record else ()} if view.is_over else {}
         yield {"panel": panel_value(view.state())} | ({"run_id": run_id} if is_first else {}) | ended
         is_first = False
+
+
+def steps_html(record: RunRecord) -> str:
+    """The timeline's numbers beside it, and as a file."""
+    return table_with_csv("Every step", "steps", *timeline_table(record))
 
 
 def recorded_note(record: RunRecord) -> str:

@@ -17,7 +17,7 @@ from hfjax_demo.plots.hover_text import shown_text
 from hfjax_demo.plots.race import race, race_table
 from hfjax_demo.plots.step_timeline import step_timeline, timeline_table
 from hfjax_demo.ui.compare_tab import verdict_html
-from hfjax_demo.ui.components import ASSETS, AT_ONCE, QUIET, panel_value, run_panel, table_html, text_html
+from hfjax_demo.ui.components import ASSETS, AT_ONCE, QUIET, panel_value, run_panel, table_with_csv, text_html
 from hfjax_demo.ui.run_history import MAX_RUNS, RunHistory, StoredRun, import_json
 from hfjax_demo.ui.run_view import RunView
 from hfjax_demo.ui.runs import KEEPING, keep_runs, page_errors
@@ -157,7 +157,7 @@ def replay(history: RunHistory, name: str | None) -> list[Any]:
     if not name:
         return [gr.Column(visible=False), gr.Button(interactive=False), None, ""]
     record = history.get(name).record
-    table = rows_html("Every step", *timeline_table(record))
+    table = rows_html("Every step", f"steps-{name}", *timeline_table(record))
     return [gr.Column(visible=True), gr.Button(interactive=True), step_timeline(record), table]
 
 
@@ -186,7 +186,7 @@ def compare(history: RunHistory, name: str | None, other_name: str) -> list[Any]
         sides = {f"{other_name}, baseline": baseline, f"{name}, candidate": record}
         verdict += difference_html(comparison.first_difference, sides)
     labels = other.title, run.title
-    rows = rows_html("Seconds since the start, by token", *race_table(baseline, record, *labels))
+    rows = rows_html("Seconds since the start, by token", f"race-{name}", *race_table(baseline, record, *labels))
     figure = gr.Plot(race(baseline, record, *labels), visible=True)
     return [panel_value(view.state()), verdict, figure, gr.Accordion(visible=True), rows]
 
@@ -195,10 +195,11 @@ def _no_race() -> list[Any]:
     return [gr.Plot(None, visible=False), gr.Accordion(visible=False), ""]
 
 
-def rows_html(caption: str, headers: list[str], rows: list[list[object]]) -> str:
-    """A table of the first rows, and how many were left out."""
-    left_out = f"{len(rows) - MAX_ROWS:,} more rows are left out here; the exported JSON has every step."
-    return table_html(caption, headers, rows[:MAX_ROWS]) + (text_html(left_out) if len(rows) > MAX_ROWS else "")
+def rows_html(caption: str, file_name: str, headers: list[str], rows: list[list[object]]) -> str:
+    """A table of the first rows, how many were left out, and a file of all."""
+    left_out = f"{len(rows) - MAX_ROWS:,} more rows are left out here; the file has every one."
+    table = table_with_csv(caption, file_name.replace(" ", "-"), headers, rows, MAX_ROWS)
+    return table + (text_html(left_out) if len(rows) > MAX_ROWS else "")
 
 
 def note_of(run: StoredRun, record: RunRecord) -> str:

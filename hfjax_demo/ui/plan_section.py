@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 FIRST_MODELS = [DEFAULT_MODEL, "Llama-2-7B", "Llama-3.1-8B"]
 FIELDS = ("models", "config", "context_len", "batch_size", "dtype", "tensor_parallel")
 HEIGHTS = ("cache alone", "weights and cache")
+MAX_PASTED_CHARS = 1_000_000
+"""What a browser takes of a paste: more than a config may have, so that it is refused with the reason, and no more than can
+be laid out without standing still."""
 SHOWN_TABLES = ("layers", "accelerators", "formula", "curve", "weights")
 
 
@@ -102,7 +105,12 @@ def _create_inputs(engine: "InferenceEngine") -> list[Any]:
     )
     with gr.Accordion("Or paste a config.json", open=False):
         config = gr.Textbox(
-            label="config.json", lines=6, max_lines=16, info="Planned for in place of the models.", elem_id="plan-config"
+            label="config.json",
+            lines=6,
+            max_lines=16,
+            max_length=MAX_PASTED_CHARS,
+            info="Planned for in place of the models.",
+            elem_id="plan-config",
         )
     with gr.Row():
         context = gr.Number(

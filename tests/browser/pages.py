@@ -6,6 +6,8 @@ from playwright.sync_api import TimeoutError as PlaywrightTimeoutError
 from tests.browser.visits import ACTION_WITHIN_MS
 
 TABS = ("Generate", "Compare", "KV cache", "Mesh", "History")
+SECTIONS = {"KV cache": ("What is in it", "Plan")}
+"""Tab -> the sections in it that lie behind the first."""
 RUN_BUTTONS = {"Generate": "Generate", "Compare": "Compare", "Mesh": "Run on this mesh"}
 """Tab -> the button on it that starts its runs."""
 RUN_WITHIN_MS = 300_000

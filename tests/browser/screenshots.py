@@ -15,6 +15,7 @@ from tests.browser.visits import Visits, chromium
 from tests.served_app import ServedApp
 
 DEFAULT_FOLDER = Path(__file__).parent / "screenshots"
+SETTLED_AFTER_MS = 3_000
 LOOKS: dict[str, dict[str, Any]] = {
     "light": {},
     "dark": {"dark": True},
@@ -40,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def take_tabs(page: Page, folder: Path, look: str) -> list[Path]:
-    """Makes a real run and a real comparison, and a picture of each tab as they left it."""
+    """Makes a real run and a real comparison, and a picture of each tab, and of its sections, as they left it."""
     pictures = []
     for tab in pages.TABS:
         pages.open_tab(page, tab)
@@ -50,10 +51,18 @@ def take_tabs(page: Page, folder: Path, look: str) -> list[Path]:
             page.locator("#mesh-verdict .verdict").wait_for()
         if tab == "History":
             pages.wait_for_drawn_record(page)
-        path = folder / f"{tab.lower()}-{look}.png"
-        page.screenshot(path=path, full_page=True, animations="disabled")
-        pictures.append(path)
+        pictures.append(take(page, folder / f"{tab.lower().replace(' ', '-')}-{look}.png"))
+        for section in pages.SECTIONS.get(tab, ()):
+            page.get_by_role("tab", name=section, exact=True).click()
+            pictures.append(take(page, folder / f"{section.lower().replace(' ', '-')}-{look}.png"))
     return pictures
+
+
+def take(page: Page, path: Path) -> Path:
+    """A picture of the whole page once nothing comes from the server any more and the plots are drawn."""
+    page.wait_for_timeout(SETTLED_AFTER_MS)
+    page.screenshot(path=path, full_page=True, animations="disabled")
+    return path
 
 
 if __name__ == "__main__":

@@ -185,6 +185,8 @@ def test_a_pasted_config_is_planned_and_its_tables_saved(plan):
 def test_a_bad_config_or_number_is_said_at_its_field_and_nothing_is_lost(plan):
     before = plan.locator("#plan-summary").inner_text()
     plan.get_by_text("Or paste a config.json").click()
+    longest = plan.locator("#plan-config textarea").get_attribute("maxlength")
+    assert longest == "1000000", "a paste of 10 MB would stop the browser for minutes"
     plan.locator("#plan-config textarea").fill('{"model_type": "bert", "architectures": ["BertModel"]}')
     pages.button(plan, "Plan").click()
     plan.locator("#plan-config").get_by_text("causal").first.wait_for()

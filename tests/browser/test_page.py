@@ -177,6 +177,16 @@ def test_hostile_text_is_shown_and_never_run(open_page):
     assert page.locator("#run img, #history-run img").count() == 0
 
 
+def test_the_device_line_stays_true_without_events_of_gradio(page):
+    """A timer kept it so, and each tick took away what had been said at a field: a visitor had ten seconds to read it."""
+    targets = "window.gradio_config.dependencies.flatMap(each => each.targets.map(target => target[1]))"
+    assert "tick" not in page.evaluate(targets)
+    line = page.locator("#device-line .device-line")
+    line.evaluate("line => { line.textContent = 'old'; }")
+    page.evaluate("window.dispatchEvent(new Event('focus'))")
+    expect(line).to_contain_text("cpu ×")
+
+
 @pytest.mark.allow_page_errors("status of 422")  # how Gradio's browser side is told of a field error
 def test_a_hundred_kilobytes_are_refused_with_the_numbers_and_kept(open_page):
     page = open_page()

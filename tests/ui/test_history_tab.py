@@ -150,11 +150,14 @@ def test_text_from_anyone_is_never_markup():
     assert ATTACK in json.loads(panel)["different_text"]  # the panel writes it as text
 
 
-def test_a_long_table_says_what_it_leaves_out():
+def test_a_long_table_says_what_it_leaves_out_and_its_file_has_every_row():
     rows = [[number] for number in range(MAX_ROWS + 5)]
-    assert rows_html("c", ["n"], rows).count("<tr>") == MAX_ROWS + 1
-    assert "5 more rows are left out" in rows_html("c", ["n"], rows)
-    assert "left out" not in rows_html("c", ["n"], rows[:MAX_ROWS])
+    html = rows_html("c", "steps-run 1", ["n"], rows)
+    assert html.count("<tr>") == MAX_ROWS + 1
+    assert "5 more rows are left out" in html
+    assert 'download="steps-run-1.csv"' in html
+    assert f"{MAX_ROWS + 4}%0D%0A" in html
+    assert "left out" not in rows_html("c", "f", ["n"], rows[:MAX_ROWS])
 
 
 def test_files_are_imported_in_their_order_and_labelled(tmp_path):
