@@ -23,7 +23,11 @@ def make_mesh(tensor_parallel: int) -> jax.sharding.Mesh:
         each = tensor_parallel // jax.process_count()
         devices = [device for process in range(jax.process_count()) for device in jax.local_devices(process)[:each]]
     if tensor_parallel > len(devices):
-        raise DeviceError(_too_large(tensor_parallel))
+        counts = ", ".join(str(len(jax.local_devices(process))) for process in range(jax.process_count()))
+        raise DeviceError(
+            f"A mesh needs its devices, as many of each process it lies on: {tensor_parallel} were asked for but there are "
+            f"{counts} ({jax.default_backend()}). Use a smaller size, or start each process with more --devices."
+        )
     axis_types = (AxisType.Auto,)
     return jax.make_mesh((tensor_parallel,), (MODEL_AXIS,), axis_types=axis_types, devices=devices[:tensor_parallel])
 
@@ -38,21 +42,3 @@ def num_memories(mesh: jax.sharding.Mesh) -> int:
     if mesh.devices.flat[0].platform != "cpu":
         return 1
     return sum(device.process_index == jax.process_index() for device in mesh.devices.flat)
-
-
-def _too_large(tensor_parallel: int) -> str:
-    """The rule, the numbers and a way out."""
-    processes, platform = jax.process_count(), jax.default_backend()
-    here = min(len(jax.local_devices(process)) for process in range(processes))  # as many as each of them has
-    asked = f"{tensor_parallel} were asked for but"
-    more = f" on CPU, --devices {-(-tensor_parallel // processes)}"
-    if processes == 1:
-        return (
-            f"The tensor-parallel size may be at most the number of devices: {asked} this process has {here} ({platform}). "
-            f"Use --tensor-parallel {here} or less, or,{more}."
-        )
-    return (
-        f"The tensor-parallel size may be a multiple of the {processes} processes up to their {here * processes} devices, "
-        f"or at most those of process 0 alone: {asked} each process has {here} ({platform}). Use --tensor-parallel "
-        f"{here * processes}, or,{more} on each process."
-    )
