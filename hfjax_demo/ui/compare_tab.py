@@ -71,7 +71,7 @@ def create_compare_tab(
             with gr.Accordion("Sampling", open=False):
                 by_field |= request_inputs.create_sampling_inputs()
             with gr.Accordion("dtype, devices, cache size", open=False):
-                by_field |= request_inputs.create_placement_inputs("compare-")
+                by_field |= request_inputs.create_placement_inputs(prefix="compare-")
     verdict = gr.HTML(text_html(HINT, class_name="explanation"), elem_id="verdict")
     with gr.Row(equal_height=False):
         with gr.Column(min_width=300):

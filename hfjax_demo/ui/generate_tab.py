@@ -76,7 +76,7 @@ def create_generate_tab(
             with gr.Accordion("Sampling", open=False):
                 by_field |= request_inputs.create_sampling_inputs()
             with gr.Accordion("dtype, devices, cache size", open=False) as placement_box:
-                by_field |= request_inputs.create_placement_inputs()
+                by_field |= request_inputs.create_placement_inputs(engine.settings.num_processes)
             link = gr.Textbox(
                 label="Link to these inputs",
                 info="Copy link writes it here and to the clipboard.",

@@ -135,12 +135,16 @@ def create_sampling_inputs() -> dict[str, Any]:
     }
 
 
-def create_placement_inputs(prefix: str = "") -> dict[str, Any]:
-    """In what numbers and over how many devices."""
+def create_placement_inputs(tensor_parallel: int = 1, prefix: str = "") -> dict[str, Any]:
+    """In what numbers and over how many devices, `tensor_parallel` at first."""
     return {
         "dtype": gr.Dropdown(list(DTYPE_BYTES), value="float32", label="dtype", info="Of weights and cache."),
         "tensor_parallel": gr.Number(
-            1, label="Tensor-parallel size", info=PARALLEL_INFO, precision=0, elem_id=f"{prefix}tensor-parallel"
+            tensor_parallel,
+            label="Tensor-parallel size",
+            info=PARALLEL_INFO,
+            precision=0,
+            elem_id=f"{prefix}tensor-parallel",
         ),
         "max_cache_len": gr.Number(
             None, label="Fixed cache, positions", info="Empty or 0: the smallest size that fits.", precision=0

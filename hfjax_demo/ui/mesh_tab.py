@@ -165,10 +165,15 @@ def _create_inputs(settings: Settings) -> tuple[Any, Any, Any, Any, Any]:
         allow_custom_value=may_type,
         elem_id="mesh-model",
     )
+    first_size = max(DEFAULT_SIZE, settings.num_processes)
     quick = gr.Radio(
-        SIZES, value=DEFAULT_SIZE, label="Tensor-parallel size", info="Devices of the mesh.", elem_id="mesh-quick"
+        SIZES,
+        value=first_size if first_size in SIZES else None,
+        label="Tensor-parallel size",
+        info="Devices of the mesh.",
+        elem_id="mesh-quick",
     )
-    size = gr.Number(DEFAULT_SIZE, label="Or any size", precision=0, elem_id="mesh-size")
+    size = gr.Number(first_size, label="Or any size", precision=0, elem_id="mesh-size")
     with gr.Row():
         dtype = gr.Dropdown(
             list(DTYPE_BYTES), value="float32", label="dtype", info="Of weights and cache.", elem_id="mesh-dtype"
