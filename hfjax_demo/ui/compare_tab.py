@@ -19,8 +19,9 @@ from hfjax_demo.settings import Settings
 from hfjax_demo.ui import inputs as request_inputs
 from hfjax_demo.ui.components import AT_ONCE, QUIET, panel_value, run_panel, table_with_csv, text_html
 from hfjax_demo.ui.inputs import FIELDS, RequestInputs
+from hfjax_demo.ui.live_panels import LivePanels
 from hfjax_demo.ui.run_view import RunView
-from hfjax_demo.ui.runs import KEEPING, connect_stop, keep_runs, page_errors, views_of
+from hfjax_demo.ui.runs import KEEPING, connect_stop, keep_runs, page_errors, updates_of
 from hfjax_demo.ui.words import setting_words
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class CompareTab:
 
 
 def create_compare_tab(
-    engine: "InferenceEngine", statuses: dict[str, str], history: gr.State, asked: gr.State
+    engine: "InferenceEngine", statuses: dict[str, str], history: gr.State, panels: LivePanels, asked: gr.State
 ) -> CompareTab:
     """Builds the tab inside the current Blocks.
 
@@ -56,6 +57,7 @@ def create_compare_tab(
         engine: serves the requests.
         statuses: where each catalog model is.
         history: state that holds the visit's `RunHistory`.
+        panels: through which the two panels read every token.
         asked: state that counts how often another tab asked for a comparison; a change of it starts one; outside all tabs.
     """
     with gr.Row(equal_height=False):
@@ -87,7 +89,7 @@ def create_compare_tab(
 
     async def on_compare(*values: Any) -> AsyncIterator[dict[Any, Any]]:
         with page_errors():
-            async for update in run_both(engine, *requests_from(values)):
+            async for update in run_both(engine, panels, *requests_from(values)):
                 yield {streamed[name]: value for name, value in update.items()}
 
     def on_validate(*values: Any) -> list[dict[str, Any]]:
@@ -147,7 +149,7 @@ def check_both(values: Sequence[Any], settings: Settings, environment: Environme
 
 
 async def run_both(
-    engine: "InferenceEngine", baseline: GenerationRequest, candidate: GenerationRequest
+    engine: "InferenceEngine", panels: LivePanels, baseline: GenerationRequest, candidate: GenerationRequest
 ) -> AsyncIterator[dict[str, Any]]:
     """The updates of both runs, by component; a run that is stopped or fails ends the comparison."""
     records: list[RunRecord] = []
@@ -156,10 +158,10 @@ async def run_both(
     for side, request in (("left", baseline), ("right", candidate)):
         told_id = ""
         try:
-            async for run_id, view in views_of(engine, request):
+            async for run_id, view, value in updates_of(engine, request, panels):
                 if view.record is not None:
                     records.append(view.record)
-                yield {side: panel_value(view.state())} | ({"run_id": run_id} if run_id != told_id else {})
+                yield {side: value} | ({"run_id": run_id} if run_id != told_id else {})
                 told_id = run_id
         except HfJaxDemoError as err:  # refused, as by a full queue: said where the run would have been
             view = RunView(request)

@@ -19,6 +19,7 @@ from hfjax_demo.ui.history_tab import create_history_tab
 from hfjax_demo.ui.inputs import FIELDS, caches_for, check, parallel_info
 from hfjax_demo.ui.kv_cache_tab import create_kv_cache_tab
 from hfjax_demo.ui.links import link_base, link_notes
+from hfjax_demo.ui.live_panels import LivePanels
 from hfjax_demo.ui.mesh_tab import create_mesh_tab
 from hfjax_demo.ui.run_history import RunHistory
 
@@ -46,8 +47,8 @@ how it was measured. <i>Cold</i> means that something had to be compiled first, 
 ready.</p></details>"""
 
 
-def build_demo(engine: "InferenceEngine") -> gr.Blocks:
-    """The whole page over one engine; launches nothing."""
+def build_demo(engine: "InferenceEngine", panels: LivePanels) -> gr.Blocks:
+    """The whole page over one engine; launches nothing. Who serves it answers for `panels` as well."""
     statuses = {model.name: status for model, status in engine.models()}
     recorded = load_recorded_run()
     with gr.Blocks(title="hfjax_demo", analytics_enabled=False, delete_cache=UPLOADS_KEPT_S) as demo:
@@ -60,13 +61,13 @@ def build_demo(engine: "InferenceEngine") -> gr.Blocks:
         asked, moved = gr.State(0), gr.State(0)
         with gr.Tabs() as tabs:
             with gr.Tab("Generate", id="generate"):
-                generate_tab = create_generate_tab(engine, statuses, history, recorded, link_base())
+                generate_tab = create_generate_tab(engine, statuses, history, panels, recorded, link_base())
             with gr.Tab("Compare", id="compare"):
-                compare_tab = create_compare_tab(engine, statuses, history, asked)
+                compare_tab = create_compare_tab(engine, statuses, history, panels, asked)
             with gr.Tab("KV cache", id="kv-cache"):
                 create_kv_cache_tab(engine, history, moved)
             with gr.Tab("Mesh", id="mesh") as mesh_page:
-                create_mesh_tab(engine, history).connect(mesh_page)
+                create_mesh_tab(engine, history, panels).connect(mesh_page)
             with gr.Tab("History", id="history") as history_page:
                 create_history_tab(history).connect(history_page)
         create_api(engine)

@@ -14,11 +14,12 @@ from hfjax_demo.events import RunRecord
 from hfjax_demo.plots.step_timeline import step_timeline, timeline_table
 from hfjax_demo.requests import GenerationRequest
 from hfjax_demo.ui import inputs as request_inputs
-from hfjax_demo.ui.components import QUIET, panel_value, run_panel, table_with_csv
+from hfjax_demo.ui.components import QUIET, run_panel, table_with_csv
 from hfjax_demo.ui.inputs import EXAMPLES, RequestInputs
 from hfjax_demo.ui.links import link_script
+from hfjax_demo.ui.live_panels import LivePanels
 from hfjax_demo.ui.run_view import RunView
-from hfjax_demo.ui.runs import KEEPING, connect_stop, keep_runs, page_errors, views_of
+from hfjax_demo.ui.runs import KEEPING, connect_stop, keep_runs, page_errors, updates_of
 from hfjax_demo.ui.words import plural
 
 if TYPE_CHECKING:
@@ -49,7 +50,12 @@ class GenerateTab:
 
 
 def create_generate_tab(
-    engine: "InferenceEngine", statuses: dict[str, str], history: gr.State, recorded: RunRecord, link_base: str
+    engine: "InferenceEngine",
+    statuses: dict[str, str],
+    history: gr.State,
+    panels: LivePanels,
+    recorded: RunRecord,
+    link_base: str,
 ) -> GenerateTab:
     """Builds the tab inside the current Blocks.
 
@@ -57,6 +63,7 @@ def create_generate_tab(
         engine: serves the requests.
         statuses: where each catalog model is.
         history: state that holds the visit's `RunHistory`.
+        panels: through which the panel reads every token.
         recorded: shown, and labelled so, until the first real run.
         link_base: URL that links start with; empty means the page's own address.
     """
@@ -94,7 +101,7 @@ def create_generate_tab(
 
     async def on_generate(*values: Any) -> AsyncIterator[dict[Any, Any]]:
         with page_errors():
-            async for update in _run(engine, request_inputs.request_from(values)):
+            async for update in _run(engine, panels, request_inputs.request_from(values)):
                 yield {streamed[name]: value for name, value in update.items()}
 
     def on_made(records: tuple[RunRecord, ...]) -> tuple[Any, Any]:
@@ -119,12 +126,12 @@ def create_generate_tab(
     return GenerateTab(fields, generate, compare, placement_box, kept, notes)
 
 
-async def _run(engine: "InferenceEngine", request: GenerationRequest) -> AsyncIterator[dict[str, Any]]:
-    """The updates of one run, by component: the panel at every token; the run's id before them; the record after them."""
+async def _run(engine: "InferenceEngine", panels: LivePanels, request: GenerationRequest) -> AsyncIterator[dict[str, Any]]:
+    """The updates of one run, by component: the panel; the run's id with the first; the record with the last."""
     is_first = True
-    async for run_id, view in views_of(engine, request):
+    async for run_id, view, value in updates_of(engine, request, panels):
         ended = {"run_id": "", "made": (view.record,) if view.record else ()} if view.is_over else {}
-        yield {"panel": panel_value(view.state())} | ({"run_id": run_id} if is_first else {}) | ended
+        yield {"panel": value} | ({"run_id": run_id} if is_first else {}) | ended
         is_first = False
 
 

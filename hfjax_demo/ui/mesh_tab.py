@@ -16,9 +16,10 @@ from hfjax_demo.limits import may_type_any_model, offered_models
 from hfjax_demo.model_plan import Inspection
 from hfjax_demo.settings import Settings
 from hfjax_demo.ui.array_cut import cut_html, drawn_arrays, first_label
-from hfjax_demo.ui.components import AT_ONCE, QUIET, panel_value, run_panel, text_html
+from hfjax_demo.ui.components import AT_ONCE, QUIET, run_panel, text_html
 from hfjax_demo.ui.device_bars import devices_html
 from hfjax_demo.ui.layer_flow import flow_html
+from hfjax_demo.ui.live_panels import LivePanels
 from hfjax_demo.ui.mesh_html import (
     MeasuredMesh,
     agreement_html,
@@ -38,7 +39,7 @@ from hfjax_demo.ui.mesh_source import (
     why_not_run,
 )
 from hfjax_demo.ui.run_history import RunHistory
-from hfjax_demo.ui.runs import KEEPING, connect_stop, keep_runs, page_errors, views_of
+from hfjax_demo.ui.runs import KEEPING, connect_stop, keep_runs, page_errors, updates_of
 
 if TYPE_CHECKING:
     from hfjax_demo.inference.engine import InferenceEngine
@@ -66,12 +67,13 @@ class MeshTab:
         tab.select(**self.show_first)
 
 
-def create_mesh_tab(engine: "InferenceEngine", history: gr.State) -> MeshTab:
+def create_mesh_tab(engine: "InferenceEngine", history: gr.State, panels: LivePanels) -> MeshTab:
     """Builds the tab inside the current Blocks.
 
     Args:
         engine: answers plans and serves the runs.
         history: state that holds the visit's `RunHistory`.
+        panels: through which the run's panel reads every token.
     """
     gr.HTML(text_html(INTRODUCTION, class_name="explanation"))
     with gr.Row(equal_height=False):
@@ -139,8 +141,8 @@ def create_mesh_tab(engine: "InferenceEngine", history: gr.State) -> MeshTab:
     async def on_run(*values: Any) -> AsyncIterator[dict[Any, Any]]:
         with page_errors():
             is_first = True
-            async for name, view in views_of(engine, request_of(values)):
-                update: dict[Any, Any] = {panel: panel_value(view.state())} | ({run_id: name} if is_first else {})
+            async for name, view, value in updates_of(engine, request_of(values), panels):
+                update: dict[Any, Any] = {panel: value} | ({run_id: name} if is_first else {})
                 is_first = False
                 yield update | ({run_id: "", made: (view.record,) if view.record else ()} if view.is_over else {})
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import html
 import logging
+import time
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,8 @@ import gradio as gr
 from hfjax_demo.errors import HfJaxDemoError
 from hfjax_demo.events import RunRecord
 from hfjax_demo.requests import GenerationRequest
-from hfjax_demo.ui.components import AT_ONCE, QUIET
+from hfjax_demo.ui.components import AT_ONCE, QUIET, panel_value
+from hfjax_demo.ui.live_panels import LivePanels
 from hfjax_demo.ui.run_history import RunHistory
 from hfjax_demo.ui.run_view import RunView
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 UNEXPECTED = "Something went wrong inside the app; the log has the details. Nothing you typed is lost: try again."
 
+TOLD_EVERY_S = 1.0
+"""How often a panel's component is told while its run goes on; that also shows Gradio whether its visitor is still there."""
 KEEPING: dict[str, Any] = QUIET | {"concurrency_id": "history", "concurrency_limit": 1}
 """Options of a handler that adds to a history: one at a time, for two that begin from the same history would lose a run."""
 
@@ -44,6 +48,32 @@ async def views_of(engine: "InferenceEngine", request: GenerationRequest) -> Asy
             yield stream.id, view
     finally:
         stream.close()
+
+
+async def updates_of(
+    engine: "InferenceEngine", request: GenerationRequest, panels: LivePanels
+) -> AsyncIterator[tuple[str, RunView, str]]:
+    """`views_of` with the panel's value, as often as the panel's component is to be told.
+
+    That is at first, at last, at each new phase, and every `TOLD_EVERY_S` seconds; all other values go to the panel
+    directly. Where something on the way keeps it from reading those, it still shows these.
+
+    Raises:
+        HfJaxDemoError: the request was refused before it could wait for its turn.
+    """
+    with panels.opened() as panel:
+        told_phase, told_at, number = "", 0.0, 0
+        async for run_id, view in views_of(engine, request):
+            state, now, number = view.state(), time.monotonic(), number + 1
+            if view.is_over:
+                yield run_id, view, panel_value(state)
+                return
+            value = panel_value(state | {"live": panel.name, "number": number})
+            if state["phase"] == told_phase and now - told_at < TOLD_EVERY_S:
+                panel.show(value)
+                continue
+            told_phase, told_at = state["phase"], now
+            yield run_id, view, value
 
 
 def page_error(err: HfJaxDemoError) -> gr.Error:

@@ -20,6 +20,7 @@ from starlette.routing import Route
 from hfjax_demo.ui.components import ASSETS
 from hfjax_demo.ui.demo import build_demo
 from hfjax_demo.ui.health import health
+from hfjax_demo.ui.live_panels import LIVE_PATH, LivePanels
 from hfjax_demo.ui.theme import make_theme
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ def launch(engine: "InferenceEngine", **options: Any) -> gr.Blocks:
     if importlib.util.find_spec("matplotlib") is None:
         # Gradio imports it at every update, and an import that fails searches every folder anew: a third of the time.
         sys.modules["matplotlib"] = cast(ModuleType, None)
-    demo = build_demo(engine)
+    panels = LivePanels()
+    demo = build_demo(engine, panels)
     os.environ["NODE_OPTIONS"] = f"--import {(ASSETS / 'healthz.mjs').as_uri()}"
     demo.queue(max_size=engine.settings.max_waiting, default_concurrency_limit=None)
     demo._queue.sleep_when_free = QUEUE_INTERVAL_S
@@ -82,7 +84,7 @@ def launch(engine: "InferenceEngine", **options: Any) -> gr.Blocks:
         max_file_size=MAX_UPLOAD,
         state_session_capacity=SESSIONS_KEPT,
         max_threads=engine.settings.max_waiting + SPARE_THREADS,
-        app_kwargs={"routes": [Route(path, healthz) for path in HEALTH_PATHS]},
+        app_kwargs={"routes": [*(Route(path, healthz) for path in HEALTH_PATHS), Route(LIVE_PATH, panels.answer)]},
         **options,
     )
     return demo

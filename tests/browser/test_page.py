@@ -71,6 +71,22 @@ def test_jit_streams_and_a_second_run_compiles_nothing_and_the_page_says_so(open
     page.locator("#timeline .js-plotly-plot").wait_for()
 
 
+def test_every_token_reaches_the_page_and_not_only_what_its_component_is_told(open_page):
+    """A component is told once a second, because each time costs the page what ten tokens cost the panel."""
+    page = open_page("?chat=0&ignore_eos=1&max_new_tokens=60&prompt=Once%20upon%20a%20time")
+    pages.run(page)
+    page.evaluate(
+        """() => {
+          const text = document.querySelector("#run .run-text");
+          window.seen = 0;
+          const watcher = new MutationObserver(() => { window.seen += 1; });
+          watcher.observe(text, { childList: true, characterData: true, subtree: true });
+        }"""
+    )
+    pages.run(page)
+    assert page.evaluate("window.seen") > 30
+
+
 def test_eager_over_a_growing_cache_shows_what_every_step_compiled(open_page):
     page = open_page("?chat=0&mode=eager&cache=dynamic&max_new_tokens=3&prompt=The%20capital%20of%20France%20is")
     pages.run(page)

@@ -9,6 +9,7 @@ from hfjax_demo.errors import EngineClosedError
 from hfjax_demo.requests import GenerationRequest
 from hfjax_demo.ui.compare_tab import run_both
 from hfjax_demo.ui.components import panel_value
+from hfjax_demo.ui.live_panels import LivePanels
 
 REQUEST = GenerationRequest("hello", max_new_tokens=1)
 
@@ -21,7 +22,7 @@ class ClosedEngine:
 
 
 async def updates_of(engine):
-    return [update async for update in run_both(engine, REQUEST, REQUEST)]
+    return [update async for update in run_both(engine, LivePanels(), REQUEST, REQUEST)]
 
 
 def test_a_refused_run_is_said_in_its_panel_and_its_clock_stands_still():
