@@ -72,10 +72,8 @@ def test_two_all_reduces_a_layer_one_of_the_lookup_and_the_logits_gathered():
     assert costs("llama", 1) == {}
 
 
-@pytest.mark.parametrize("name", [*ARCHITECTURES, *OTHERS])
+@pytest.mark.parametrize("name", [name for name in (*ARCHITECTURES, *OTHERS) if name != "mamba"])  # which has no plan
 def test_every_architecture_splits_its_layers_and_no_norm(name):
-    if name == "mamba":
-        pytest.skip("its state is no KV cache: it cannot be planned")
     table = rules(name, 2)
     norms = [rule for pattern, rule in table.items() if "norm" in pattern or "ln_" in pattern]
     assert norms
