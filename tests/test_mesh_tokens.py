@@ -106,7 +106,9 @@ def test_every_size_gives_the_tokens_of_one_device_and_costs_what_is_planned(eng
         assert [step.num_traces for step in record.steps] == [1, 1] + [0] * (NEW_TOKENS - 2)
         inspection = inspect_model(str(folder), engine.settings, lambda *_: None, allow_local=True, tensor_parallel=size)
         assert_lies_as_planned(engine, inspection)
-        (hlo,) = [program.as_text() for key, program in engine._worker._programs._executables.items() if key.phase == "decode_step"]
+        (hlo,) = [
+            program.as_text() for key, program in engine._worker._programs._executables.items() if key.phase == "decode_step"
+        ]
         assert collectives_in(hlo) == collectives_planned(inspection), size
 
 
