@@ -284,9 +284,12 @@ def test_nothing_scrolls_sideways_on_a_phone(phone_page, tab):
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("tab", pages.TABS)
 def test_axe_finds_nothing_serious(open_page, tab, dark):
-    page = open_page(dark=dark)
+    page = open_page(dark=dark, reduced_motion=True)  # a colour on its way to another has a contrast of its own
     pages.open_tab(page, tab)
     page.wait_for_timeout(700)
+    if tab == "Mesh":
+        page.locator("#mesh-summary .mesh-state").wait_for()  # the first plan, and with it the button
+        page.wait_for_timeout(300)
     if tab == "Generate":
         page.locator("#timeline .js-plotly-plot").wait_for()  # until then Gradio shows an empty box of its own
     assert serious_findings(page) == []
