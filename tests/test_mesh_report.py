@@ -7,6 +7,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from hfjax_demo import cli
+from hfjax_demo.errors import DeviceError
 from hfjax_demo.inference import programs
 from hfjax_demo.inference.device_mesh import MODEL_AXIS, make_mesh
 from hfjax_demo.inference.inspection import inspect_model
@@ -134,3 +135,10 @@ def test_one_layout_is_told_in_one_way_however_it_is_spelled(spelled, spec, shar
     read = read_arrays([("w", array)], mesh)
     assert read.arrays == (PlacedArray("w", (8, 6), spec, shard_shape, num_bytes),)
     assert read.bytes_by_device == dict.fromkeys(mesh.devices.flat, num_bytes)
+
+
+def test_a_mesh_that_cannot_be_built_is_an_error_with_the_numbers(engine):
+    """The last word where processes do not have as many devices each; a request is refused before."""
+    num_devices = engine.settings.devices
+    with pytest.raises(DeviceError, match=rf"{num_devices + 1} were asked for but there are {num_devices} \(cpu\)"):
+        make_mesh(num_devices + 1)
